@@ -16,29 +16,32 @@
 
 /** What a device can do, as bits. The names are those of MOBA_CAPS_MASK (core/caps.c). */
 typedef uint64_t mobai_cap_set;
-#define MOBAI_CAP_AVX2 (1ull << 0)        /* AVX2, FMA, F16C */
-#define MOBAI_CAP_AVX512 (1ull << 1)      /* AVX-512 F, BW, VL, DQ */
-#define MOBAI_CAP_AVX512BF16 (1ull << 2)  /* AVX-512 BF16 dot products */
-#define MOBAI_CAP_MMA (1ull << 3)         /* mma.sync, sm_80 and later */
-#define MOBAI_CAP_WGMMA (1ull << 4)       /* sm_90a */
-#define MOBAI_CAP_MFMA (1ull << 5)        /* CDNA matrix cores */
-#define MOBAI_CAP_WMMA (1ull << 6)        /* RDNA matrix cores */
-#define MOBAI_CAP_COOPMAT (1ull << 7)     /* Vulkan cooperative matrix */
-#define MOBAI_CAP_FP16 (1ull << 8)        /* half arithmetic in generated kernels */
-#define MOBAI_CAP_SUBGROUPS (1ull << 9)   /* subgroup shuffles and reductions */
+#define MOBAI_CAP_AVX2 (1ull << 0)       /* AVX2, FMA, F16C */
+#define MOBAI_CAP_AVX512 (1ull << 1)     /* AVX-512 F, BW, VL, DQ */
+#define MOBAI_CAP_AVX512BF16 (1ull << 2) /* AVX-512 BF16 dot products */
+#define MOBAI_CAP_MMA (1ull << 3)        /* mma.sync, sm_80 and later */
+#define MOBAI_CAP_WGMMA (1ull << 4)      /* sm_90a */
+#define MOBAI_CAP_MFMA (1ull << 5)       /* CDNA matrix cores */
+#define MOBAI_CAP_WMMA (1ull << 6)       /* RDNA matrix cores */
+#define MOBAI_CAP_COOPMAT (1ull << 7)    /* Vulkan cooperative matrix */
+#define MOBAI_CAP_FP16 (1ull << 8)       /* half arithmetic in generated kernels */
+#define MOBAI_CAP_SUBGROUPS (1ull << 9)  /* subgroup shuffles and reductions */
 
 /** Device limits and rates that variants reject on and costs are made of. */
 typedef struct mobai_caps {
-    mobai_cap_set set;           /* after MOBA_CAPS_MASK */
-    int32_t n_compute_units;     /* threads (CPU), multiprocessors, compute units */
-    int32_t subgroup_size;       /* lanes; 1 on the CPU */
-    int32_t max_workgroup_size;  /* lanes; 1 on the CPU */
-    size_t local_memory_bytes;   /* shared memory of one work-group; the CPU's L2 */
-    size_t memory_bytes;         /* total device memory */
-    double matrix_gflops;        /* best dense rate of the device for f32 (CPU) or 16-bit (GPU) products */
-    double copy_gbytes;          /* read + write, per second */
+    mobai_cap_set set;          /* after MOBA_CAPS_MASK */
+    int32_t n_compute_units;    /* threads (CPU), multiprocessors, compute units */
+    int32_t subgroup_size;      /* lanes; 1 on the CPU */
+    int32_t max_workgroup_size; /* lanes; 1 on the CPU */
+    size_t local_memory_bytes;  /* shared memory of one work-group; the CPU's L2 */
+    size_t memory_bytes;        /* total device memory */
+    double matrix_gflops;       /* best dense rate of the device for f32 (CPU) or 16-bit (GPU) products */
+    double copy_gbytes;         /* read + write, per second */
     size_t default_workspace_limit;
 } mobai_caps;
+
+/** Writes the names of `set`, separated by spaces. */
+void mobai_caps_format(mobai_cap_set set, char *text, size_t capacity);
 
 /** One name of MOBA_CAPS_MASK. */
 typedef struct mobai_cap_name {
@@ -74,8 +77,8 @@ typedef enum mobai_stage {
  * and no prefix sum is needed (core/geometry.h). Slots that no sequence owns have empty lists.
  *
  * Index: for kv head g and slot s the gathered rows that chose s are
- * index_rows[g * index_row_stride + x], x in [index_offsets[g * (n_slots + 1) + s], index_offsets[g * (n_slots + 1) + s + 1]),
- * ascending; a row is t * group + (h - g * group) for query row t and query head h. index_ranks, in parallel, is
+ * index_rows[g * index_row_stride + x], x in [index_offsets[g * (n_slots + 1) + s], index_offsets[g * (n_slots + 1) + s
+ * + 1]), ascending; a row is t * group + (h - g * group) for query row t and query head h. index_ranks, in parallel, is
  * the row's position in its selection list: row r's pick of rank m is selection[(t * n_q_heads + h) * top_k + m].
  *
  * What each stage writes:
@@ -97,7 +100,7 @@ typedef enum mobai_stage {
  */
 typedef struct mobai_stage_args {
     /* problem */
-    int32_t dtype; /* moba_dtype */
+    int32_t dtype;                        /* moba_dtype */
     int32_t n_q_heads, n_kv_heads, group; /* group = n_q_heads / n_kv_heads */
     int32_t head_dim, block_size, top_k;
     int32_t n_sink_blocks, n_local_blocks; /* n_local_blocks >= 1 when causal: the own block counts */
@@ -121,11 +124,11 @@ typedef struct mobai_stage_args {
     moba_buffer index_rows;    /* uint32 [n_kv_heads][index_row_stride] */
     moba_buffer index_ranks;   /* uint16 [n_kv_heads][index_row_stride] */
     int64_t index_row_stride;
-    moba_buffer partials;      /* flow's own format, mobai_variant.partial_bytes for each pick of the slice */
-    moba_buffer partial_ml;    /* float32 [picks of the slice][2]: max of the scaled scores (base 2), sum */
-    moba_buffer delta;         /* float32 [n_q_heads][total_q] */
-    moba_buffer dkprime;       /* float32 [total_k][n_kv_heads][head_dim] */
-    moba_buffer scratch;       /* mobai_variant.scratch_bytes, for this launch only */
+    moba_buffer partials;   /* flow's own format, mobai_variant.partial_bytes for each pick of the slice */
+    moba_buffer partial_ml; /* float32 [picks of the slice][2]: max of the scaled scores (base 2), sum */
+    moba_buffer delta;      /* float32 [n_q_heads][total_q] */
+    moba_buffer dkprime;    /* float32 [total_k][n_kv_heads][head_dim] */
+    moba_buffer scratch;    /* mobai_variant.scratch_bytes, for this launch only */
     size_t scratch_bytes;
 } mobai_stage_args;
 
@@ -155,8 +158,8 @@ typedef struct mobai_shape {
 typedef struct mobai_variant {
     const char *name; /* <stage>_<dtype>_d<head_dim>__<arch>_<method>_m<M>n<N>; parts that are free are left out */
     mobai_stage stage;
-    uint32_t dtypes;      /* bit 1 << moba_dtype */
-    mobai_cap_set needs;  /* all of these */
+    uint32_t dtypes;     /* bit 1 << moba_dtype */
+    mobai_cap_set needs; /* all of these */
     mobai_flow flow;
     int32_t tile_m, tile_n; /* 0 where it has none; shown by explain */
     /** Reason this problem cannot be served, static text; NULL: it can. Optional: serves all. */
@@ -180,6 +183,7 @@ typedef struct mobai_device mobai_device; /* defined by each backend */
  */
 typedef struct mobai_backend {
     const char *name;
+    bool address_handles; /* moba_buffer.handle is an address, so alignment is that of handle + offset */
 
     /** Number of devices; 0 with a reason in `reason` when none can be used. Loads libraries, never fails hard. */
     int32_t (*probe)(char *reason, size_t capacity);
@@ -195,9 +199,14 @@ typedef struct mobai_backend {
 
     moba_status (*buffer_create)(mobai_device *device, size_t bytes, moba_buffer *out);
     void (*buffer_destroy)(mobai_device *device, moba_buffer buffer);
-    moba_status (*buffer_write)(mobai_device *device, moba_stream stream, moba_buffer buffer, const void *data, size_t bytes);
+    moba_status (*buffer_write)(mobai_device *device, moba_stream stream, moba_buffer buffer, const void *data,
+                                size_t bytes);
     moba_status (*buffer_read)(mobai_device *device, moba_stream stream, moba_buffer buffer, void *data, size_t bytes);
-    moba_status (*buffer_fill)(mobai_device *device, moba_stream stream, moba_buffer buffer, uint8_t value, size_t bytes);
+    moba_status (*buffer_fill)(mobai_device *device, moba_stream stream, moba_buffer buffer, uint8_t value,
+                               size_t bytes);
+    /** Enqueues a copy inside the device; the ranges do not overlap. */
+    moba_status (*buffer_copy)(mobai_device *device, moba_stream stream, moba_buffer from, moba_buffer to,
+                               size_t bytes);
 
     moba_status (*stream_create)(mobai_device *device, moba_stream *out);
     void (*stream_destroy)(mobai_device *device, moba_stream stream);

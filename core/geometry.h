@@ -31,7 +31,9 @@ static inline mobai_rows mobai_seq_rows(const int32_t *cu, int64_t seqlen, int64
 }
 
 /** First block slot of sequence b whose keys begin at row `k_begin`. */
-static inline int64_t mobai_first_slot(int64_t k_begin, int32_t block_size, int64_t b) { return k_begin / block_size + b; }
+static inline int64_t mobai_first_slot(int64_t k_begin, int32_t block_size, int64_t b) {
+    return k_begin / block_size + b;
+}
 
 /** Number of slots of a run. */
 static inline int64_t mobai_n_slots(int64_t total_k, int32_t block_size, int64_t batch) {
@@ -39,7 +41,9 @@ static inline int64_t mobai_n_slots(int64_t total_k, int32_t block_size, int64_t
 }
 
 /** Number of key blocks of a sequence. */
-static inline int64_t mobai_n_blocks(int64_t seqlen_k, int32_t block_size) { return mobai_ceil_div(seqlen_k, block_size); }
+static inline int64_t mobai_n_blocks(int64_t seqlen_k, int32_t block_size) {
+    return mobai_ceil_div(seqlen_k, block_size);
+}
 
 /** Bottom-right aligned position of query i: i + Sk - Sq; negative: the row sees no key. */
 static inline int64_t mobai_position(int64_t i, int64_t seqlen_q, int64_t seqlen_k) { return i + seqlen_k - seqlen_q; }

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Plan creation: layouts, slices, and the queries of moba.h.
+ */
+#include "core/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/convert.h"
+#include "core/geometry.h"
+#include "core/status.h"
+
+static const char *const stage_names[MOBAI_STAGE_COUNT] = {
+    "kconv", "centroid", "gate", "index", "attend", "combine", "delta", "attend_bwd", "dq_sum", "kconv_bwd",
+};
+
+const char *mobai_stage_name(mobai_stage stage) { return stage_names[stage]; }
+
+mobai_stage mobai_stage_from_name(const char *name) {
+    int i = 0;
+    while (i < MOBAI_STAGE_COUNT && strcmp(name, stage_names[i]) != 0)
+        i++;
+    return (mobai_stage)i;
+}
+
+/* ----------------------------------------------------------------------------------------------- layout -- */
+
+/** A bump allocator over offsets. It never holds memory: sizes are counted, and offsets are what a run adds to its
+ *  buffer. */
+typedef struct arena {
+    size_t used;
+    bool overflow;
+} arena;
+
+/** Takes the product of the factors, aligned. */
+static mobai_region take(arena *a, size_t x, size_t y, size_t z, size_t element_bytes) {
+    mobai_region region = {a->used, 0};
+    size_t bytes, padded;
+    if (!mobai_mul_size(x, y, &bytes) || !mobai_mul_size(bytes, z, &bytes) ||
+        !mobai_mul_size(bytes, element_bytes, &bytes) || !mobai_add_size(bytes, MOBAI_ALIGNMENT - 1, &padded) ||
+        !mobai_add_size(a->used, padded / MOBAI_ALIGNMENT * MOBAI_ALIGNMENT, &padded)) {
+        a->overflow = true;
+        return region;
+    }
+    region.bytes = bytes;
+    a->used = padded;
+    return region;
+}
+
+static mobai_saved_layout take_routing(const moba_plan *plan, arena *a) {
+    const moba_problem *p = &plan->problem;
+    mobai_saved_layout s = {0};
+    if (p->dense) return s;
+    size_t rows = (size_t)p->max_total_q, kv_heads = (size_t)p->n_kv_heads;
+    s.selection = take(a, rows, (size_t)p->n_q_heads, (size_t)p->top_k, sizeof(int32_t));
+    s.index_offsets = take(a, kv_heads, (size_t)plan->n_slots + 1, 1, sizeof(int64_t));
+    s.index_rows = take(a, kv_heads, (size_t)plan->index_row_stride, 1, sizeof(uint32_t));
+    s.index_ranks = take(a, kv_heads, (size_t)plan->index_row_stride, 1, sizeof(uint16_t));
+    s.bytes = a->used;
+    return s;
+}
+
+bool mobai_layout_saved(const moba_plan *plan, mobai_saved_layout *out) {
+    arena a = {0, false};
+    *out = take_routing(plan, &a);
+    out->bytes = a.used;
+    return !a.overflow;
+}
+
+mobai_shape mobai_plan_shape(const moba_plan *plan, int32_t slice_kv_heads, int64_t slice_queries) {
+    mobai_shape shape = {&plan->problem, &plan->context->caps, plan->n_slots, slice_kv_heads, slice_queries};
+    return shape;
+}
+
+static bool is_backward_stage(mobai_stage stage) { return stage >= MOBAI_STAGE_DELTA; }
+
+bool mobai_layout_pass(const moba_plan *plan, mobai_pass pass, int32_t slice_kv_heads, int64_t slice_queries,
+                       mobai_layout *out) {
+    const moba_problem *p = &plan->problem;
+    size_t element = mobai_dtype_bytes(p->dtype), rows_q = (size_t)p->max_total_q, rows_k = (size_t)p->max_total_k;
+    size_t kv_heads = (size_t)p->n_kv_heads, head_dim = (size_t)p->head_dim;
+    arena a = {0, false};
+    mobai_layout l = {.slice_kv_heads = slice_kv_heads, .slice_queries = slice_queries};
+
+    if (p->kconv_width) l.kprime = take(&a, rows_k, kv_heads, head_dim, element);
+    const mobai_variant *attend = plan->chain[MOBAI_STAGE_ATTEND];
+    if (pass == MOBAI_PASS_FORWARD) {
+        if (!p->dense) l.centroids = take(&a, kv_heads, (size_t)plan->n_slots, head_dim, element);
+        l.routing = take_routing(plan, &a);
+    } else {
+        l.delta = take(&a, (size_t)p->n_q_heads, rows_q, 1, sizeof(float));
+        if (p->kconv_width) l.dkprime = take(&a, rows_k, kv_heads, head_dim, sizeof(float));
+        attend = plan->chain[MOBAI_STAGE_ATTEND_BWD];
+    }
+    mobai_shape shape = mobai_plan_shape(plan, slice_kv_heads, slice_queries);
+    if (attend->flow != MOBAI_FLOW_ONE_PASS) {
+        size_t picks = 0, each = attend->partial_bytes ? attend->partial_bytes(&shape) : head_dim * sizeof(float);
+        if (!mobai_mul_size((size_t)slice_kv_heads * (size_t)plan->group, (size_t)slice_queries, &picks))
+            a.overflow = true;
+        l.partials = take(&a, picks, (size_t)p->top_k, each, 1);
+        if (pass == MOBAI_PASS_FORWARD) l.partial_ml = take(&a, picks, (size_t)p->top_k, 2, sizeof(float));
+    }
+    size_t scratch = 0;
+    for (int s = 0; s < MOBAI_STAGE_COUNT; s++) {
+        const mobai_variant *variant = plan->chain[s];
+        bool in_pass = is_backward_stage((mobai_stage)s) == (pass == MOBAI_PASS_BACKWARD) || s == MOBAI_STAGE_KCONV;
+        if (!variant || !variant->scratch_bytes || !in_pass) continue;
+        size_t bytes = variant->scratch_bytes(&shape);
+        if (bytes > scratch) scratch = bytes;
+    }
+    l.scratch = take(&a, scratch, 1, 1, 1);
+    l.bytes = a.used;
+    *out = l;
+    return !a.overflow;
+}
+
+static moba_status too_large(const moba_plan *plan, const char *what) {
+    const moba_problem *p = &plan->problem;
+    return mobai_fail(
+        MOBA_ERROR_UNSUPPORTED,
+        "the %s for max_total_q %lld, max_total_k %lld, %d heads, top_k %d and head_dim %d does not fit in "
+        "%zu bits",
+        what, (long long)p->max_total_q, (long long)p->max_total_k, p->n_q_heads, p->top_k, p->head_dim,
+        8 * sizeof(size_t));
+}
+
+/**
+ * Finds the fewest slices whose workspace stays within the limit: first by whole kv heads, then, with one kv head
+ * a slice, by query range. Kernels that write no partials have nothing to cut.
+ */
+static moba_status choose_slices(moba_plan *plan, mobai_pass pass, mobai_stage attend_stage) {
+    const moba_problem *p = &plan->problem;
+    uint64_t limit = p->workspace_limit ? p->workspace_limit : plan->context->caps.default_workspace_limit;
+    if (limit == 0) limit = MOBA_WORKSPACE_UNLIMITED;
+    int32_t heads = p->n_kv_heads;
+    int64_t queries = p->max_total_q;
+    mobai_layout *layout = &plan->layout[pass];
+    bool sliced = plan->chain[attend_stage]->flow != MOBAI_FLOW_ONE_PASS;
+    for (int32_t n_slices = 1;;) {
+        if (!mobai_layout_pass(plan, pass, heads, queries, layout)) {
+            if (!sliced) return too_large(plan, "workspace");
+        } else if (layout->bytes <= limit || !sliced) {
+            break;
+        }
+        if (heads > 1) {
+            n_slices++;
+            heads = (int32_t)mobai_ceil_div(p->n_kv_heads, n_slices);
+        } else if (queries > MOBAI_MIN_SLICE_QUERIES && pass == MOBAI_PASS_FORWARD) {
+            queries = mobai_max64(MOBAI_MIN_SLICE_QUERIES,
+                                  mobai_ceil_div(queries / 2, MOBAI_MIN_SLICE_QUERIES) * MOBAI_MIN_SLICE_QUERIES);
+        } else {
+            break;
+        }
+    }
+    if (!mobai_layout_pass(plan, pass, heads, queries, layout)) return too_large(plan, "workspace");
+    if (p->workspace_limit && layout->bytes > limit)
+        return mobai_fail(
+            MOBA_ERROR_UNSUPPORTED, "workspace_limit is %llu bytes; the %s of this problem needs at least %zu",
+            (unsigned long long)limit, pass == MOBAI_PASS_FORWARD ? "forward" : "backward", layout->bytes);
+    return MOBA_OK;
+}
+
+/* --------------------------------------------------------------------------------------------- creation -- */
+
+static moba_status fill_plan(moba_plan *plan) {
+    moba_problem *p = &plan->problem;
+    MOBAI_TRY(mobai_normalise_problem(p));
+    plan->group = p->n_q_heads / p->n_kv_heads;
+    plan->n_slots = mobai_n_slots(p->max_total_k, p->block_size, p->max_batch);
+    plan->max_blocks = mobai_n_blocks(p->max_seqlen_k, p->block_size);
+    int64_t picks = mobai_min64(p->top_k, plan->max_blocks);
+    plan->index_row_stride = p->max_total_q * plan->group * picks;
+    MOBAI_TRY(mobai_choose_chain(plan));
+    if (!mobai_layout_saved(plan, &plan->saved)) return too_large(plan, "saved buffer");
+    MOBAI_TRY(choose_slices(plan, MOBAI_PASS_FORWARD, MOBAI_STAGE_ATTEND));
+    plan->workspace_bytes = plan->layout[MOBAI_PASS_FORWARD].bytes;
+    if (plan->has_backward) {
+        MOBAI_TRY(choose_slices(plan, MOBAI_PASS_BACKWARD, MOBAI_STAGE_ATTEND_BWD));
+        if (plan->layout[MOBAI_PASS_BACKWARD].bytes > plan->workspace_bytes)
+            plan->workspace_bytes = plan->layout[MOBAI_PASS_BACKWARD].bytes;
+    }
+    const mobai_backend *backend = plan->context->backend;
+    for (int s = 0; backend->prepare && s < MOBAI_STAGE_COUNT; s++)
+        if (plan->chain[s]) MOBAI_TRY(backend->prepare(plan->context->device, plan->chain[s], p));
+    return mobai_explain_plan(plan);
+}
+
+moba_status moba_plan_create(moba_context *context, const moba_problem *problem, moba_plan **out) {
+    if (!out) return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "out is NULL");
+    *out = NULL;
+    if (!context) return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "context is NULL");
+    moba_problem copy;
+    MOBAI_TRY(mobai_copy_struct(&copy, sizeof copy, problem, "moba_problem"));
+    moba_plan *plan = calloc(1, sizeof *plan);
+    if (!plan) return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a plan of %zu bytes", sizeof *plan);
+    plan->context = context;
+    plan->problem = copy;
+    moba_status status = fill_plan(plan);
+    if (status != MOBA_OK) {
+        moba_plan_destroy(plan);
+        return status;
+    }
+    if (mobai_log_enabled(MOBA_LOG_PLAN))
+        for (const char *line = plan->explanation; *line;) {
+            int length = (int)strcspn(line, "\n");
+            mobai_log(MOBA_LOG_PLAN, "%.*s", length, line);
+            line += length + (line[length] == '\n');
+        }
+    *out = plan;
+    return MOBA_OK;
+}
+
+void moba_plan_destroy(moba_plan *plan) {
+    if (!plan) return;
+    free(plan->why_no_backward);
+    free(plan->explanation);
+    free(plan);
+}
+
+/* ---------------------------------------------------------------------------------------------- queries -- */
+
+static moba_status check_query(const moba_plan *plan, const void *out, const char *name) {
+    if (!plan) return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "plan is NULL");
+    if (!out) return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "%s is NULL", name);
+    return MOBA_OK;
+}
+
+moba_status moba_plan_workspace(const moba_plan *plan, size_t *bytes) {
+    MOBAI_TRY(check_query(plan, bytes, "bytes"));
+    *bytes = plan->workspace_bytes;
+    return MOBA_OK;
+}
+
+moba_status moba_plan_saved(const moba_plan *plan, size_t *bytes) {
+    MOBAI_TRY(check_query(plan, bytes, "bytes"));
+    *bytes = plan->saved.bytes;
+    return MOBA_OK;
+}
+
+moba_status moba_plan_explain(const moba_plan *plan, char *text, size_t capacity) {
+    if (!plan) return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "plan is NULL");
+    size_t needed = strlen(plan->explanation) + 1;
+    if (!text || capacity == 0)
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "text is NULL or capacity 0; %zu bytes hold the whole text",
+                          needed);
+    size_t kept = needed <= capacity ? needed : capacity;
+    memcpy(text, plan->explanation, kept);
+    text[kept - 1] = '\0';
+    return MOBA_OK;
+}
+
+const char *moba_plan_kernel(const moba_plan *plan, const char *stage) {
+    if (!plan || !stage) return NULL;
+    mobai_stage s = mobai_stage_from_name(stage);
+    return s < MOBAI_STAGE_COUNT && plan->chain[s] ? plan->chain[s]->name : NULL;
+}
+
+moba_status moba_plan_cost(const moba_plan *plan, const char *pass, double *microseconds) {
+    MOBAI_TRY(check_query(plan, microseconds, "microseconds"));
+    int first, last;
+    if (pass && strcmp(pass, "fwd") == 0) {
+        first = MOBAI_STAGE_KCONV, last = MOBAI_STAGE_COMBINE;
+    } else if (pass && strcmp(pass, "route") == 0) {
+        first = MOBAI_STAGE_KCONV, last = MOBAI_STAGE_GATE;
+    } else if (pass && strcmp(pass, "bwd") == 0) {
+        if (!plan->has_backward) return mobai_fail(MOBA_ERROR_UNSUPPORTED, "no backward: %s", plan->why_no_backward);
+        first = MOBAI_STAGE_DELTA, last = MOBAI_STAGE_KCONV_BWD;
+    } else {
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "pass is \"%s\"; it must be fwd, bwd or route",
+                          pass ? pass : "NULL");
+    }
+    double sum = 0;
+    for (int s = first; s <= last; s++)
+        sum += plan->cost_us[s];
+    if (first == MOBAI_STAGE_DELTA) sum += plan->cost_us[MOBAI_STAGE_KCONV]; /* the backward computes k' again */
+    *microseconds = sum;
+    return MOBA_OK;
+}
