@@ -5,7 +5,8 @@
  */
 #include "core/backend.h"
 
-#define MOBAI_NOT_BUILT(option, what) "not built in: configure with " option " and install " what
+/* The build defines MOBAI_HAVE_<NAME>, or MOBAI_WHY_NOT_<NAME> with the reason (cmake/MobaModules.cmake). */
+#define MOBAI_NOT_BUILT(why) "not built in: " why
 
 extern const mobai_backend mobai_backend_cpu;
 #ifdef MOBAI_HAVE_CUDA
@@ -14,7 +15,7 @@ extern const mobai_backend mobai_backend_cuda;
     { "cuda", &mobai_backend_cuda, NULL }
 #else
 #define MOBAI_CUDA                                                                                                     \
-    { "cuda", NULL, MOBAI_NOT_BUILT("-DMOBA_CUDA=ON", "nvcc 13") }
+    { "cuda", NULL, MOBAI_NOT_BUILT(MOBAI_WHY_NOT_CUDA) }
 #endif
 #ifdef MOBAI_HAVE_HIP
 extern const mobai_backend mobai_backend_hip;
@@ -22,7 +23,7 @@ extern const mobai_backend mobai_backend_hip;
     { "hip", &mobai_backend_hip, NULL }
 #else
 #define MOBAI_HIP                                                                                                      \
-    { "hip", NULL, MOBAI_NOT_BUILT("-DMOBA_HIP=ON", "clang 19") }
+    { "hip", NULL, MOBAI_NOT_BUILT(MOBAI_WHY_NOT_HIP) }
 #endif
 #ifdef MOBAI_HAVE_VULKAN
 extern const mobai_backend mobai_backend_vulkan;
@@ -30,7 +31,7 @@ extern const mobai_backend mobai_backend_vulkan;
     { "vulkan", &mobai_backend_vulkan, NULL }
 #else
 #define MOBAI_VULKAN                                                                                                   \
-    { "vulkan", NULL, MOBAI_NOT_BUILT("-DMOBA_VULKAN=ON", "glslc and the Vulkan headers") }
+    { "vulkan", NULL, MOBAI_NOT_BUILT(MOBAI_WHY_NOT_VULKAN) }
 #endif
 #ifdef MOBAI_HAVE_OPENCL
 extern const mobai_backend mobai_backend_opencl;
@@ -38,7 +39,7 @@ extern const mobai_backend mobai_backend_opencl;
     { "opencl", &mobai_backend_opencl, NULL }
 #else
 #define MOBAI_OPENCL                                                                                                   \
-    { "opencl", NULL, MOBAI_NOT_BUILT("-DMOBA_OPENCL=ON", "the OpenCL headers") }
+    { "opencl", NULL, MOBAI_NOT_BUILT(MOBAI_WHY_NOT_OPENCL) }
 #endif
 
 const mobai_backend_entry mobai_backends[] = {
