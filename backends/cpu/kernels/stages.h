@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Entry points of the routing and backward kernels, one copy per instruction tier (simd.h), and their scratch.
+ */
+#ifndef MOBAI_CPU_STAGES_H
+#define MOBAI_CPU_STAGES_H
+
+#include "backends/cpu/cpu.h"
+
+enum {
+    MOBAI_CPU_MAX_HEAD_DIM = 256, /* docs/spec.md section 8 */
+    MOBAI_CPU_MAX_KCONV = 8       /* likewise; a power of two, since rings of rows are indexed modulo it */
+};
+
+#define MOBAI_CPU_DECLARE_STAGES(tier)                                                                                 \
+    moba_status mobai_cpu_kconv_##tier(const mobai_stage_args *args, mobai_cpu_pool *pool);                            \
+    moba_status mobai_cpu_centroid_##tier(const mobai_stage_args *args, mobai_cpu_pool *pool);                         \
+    moba_status mobai_cpu_gate_##tier(const mobai_stage_args *args, mobai_cpu_pool *pool);                             \
+    moba_status mobai_cpu_index_##tier(const mobai_stage_args *args, mobai_cpu_pool *pool);                            \
+    moba_status mobai_cpu_delta_##tier(const mobai_stage_args *args, mobai_cpu_pool *pool);                            \
+    moba_status mobai_cpu_attend_bwd_##tier(const mobai_stage_args *args, mobai_cpu_pool *pool);                       \
+    moba_status mobai_cpu_kconv_bwd_##tier(const mobai_stage_args *args, mobai_cpu_pool *pool);                        \
+    size_t mobai_cpu_gate_scratch_##tier(const mobai_shape *shape);                                                    \
+    size_t mobai_cpu_index_scratch_##tier(const mobai_shape *shape);                                                   \
+    size_t mobai_cpu_attend_bwd_scratch_##tier(const mobai_shape *shape);                                              \
+    size_t mobai_cpu_kconv_bwd_scratch_##tier(const mobai_shape *shape);
+
+MOBAI_CPU_DECLARE_STAGES(plain)
+MOBAI_CPU_DECLARE_STAGES(avx2)
+MOBAI_CPU_DECLARE_STAGES(avx512)
+
+#endif
