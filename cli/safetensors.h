@@ -13,8 +13,8 @@
 
 typedef struct mobai_safetensors mobai_safetensors;
 
-/** Parses the `n_bytes` bytes of JSON that follow the length field of a file of `file_bytes` bytes. NULL with a sentence
- *  when it is refused. */
+/** Parses the `n_bytes` bytes of JSON that follow the length field of a file of `file_bytes` bytes. NULL with a
+ * sentence when it is refused. */
 mobai_safetensors *mobai_safetensors_parse(const char *json, size_t n_bytes, uint64_t file_bytes,
                                            mobai_message *message);
 

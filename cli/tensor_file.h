@@ -23,8 +23,8 @@ size_t mobai_element_bytes(mobai_element element);
 /** "float32", "float16", "bfloat16", "int32". */
 const char *mobai_element_name(mobai_element element);
 
-/** Converts n elements between float types, rounding to nearest even (NaN stays NaN, overflow gives infinity), or copies
- *  when the types are equal. int32 converts only to itself. The arrays must not overlap. */
+/** Converts n elements between float types, rounding to nearest even (NaN stays NaN, overflow gives infinity), or
+ * copies when the types are equal. int32 converts only to itself. The arrays must not overlap. */
 void mobai_convert(void *to, mobai_element to_element, const void *from, mobai_element from_element, size_t n);
 
 #define MOBAI_MAX_RANK 8
@@ -65,6 +65,7 @@ mobai_stream_result mobai_tensor_stream(int fd, const mobai_tensor_view *view, m
 
 /** Reads the whole tensor, converted to `element`, into memory that the caller frees with free(). A tensor without
  *  elements gives a valid pointer too. */
-bool mobai_tensor_load(int fd, const mobai_tensor_view *view, mobai_element element, void **out, mobai_message *message);
+bool mobai_tensor_load(int fd, const mobai_tensor_view *view, mobai_element element, void **out,
+                       mobai_message *message);
 
 #endif

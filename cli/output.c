@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The files of one run are a table, so that a signal handler can remove them.
+ */
+#include "cli/output.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct output_file {
+    int fd;
+    char aside[PATH_MAX], path[PATH_MAX];
+} output_file;
+
+static output_file files[MOBAI_MAX_OUTPUTS];
+static volatile sig_atomic_t n_files; /* files[0..n_files) have a temporary file */
+
+static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
+#define N_END_SIGNALS (sizeof end_signals / sizeof end_signals[0])
+
+static void remove_and_end(int number) {
+    for (int i = 0; i < n_files; i++)
+        unlink(files[i].aside);
+    raise(number); /* the default action, as SA_RESETHAND restored it */
+}
+
+static void handle_signals(void) {
+    struct sigaction action = {.sa_handler = remove_and_end, .sa_flags = (int)(SA_RESETHAND | SA_NODEFER)};
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < N_END_SIGNALS; i++) {
+        struct sigaction present;
+        /* A signal that the caller ignores, as nohup does, stays ignored. */
+        if (sigaction(end_signals[i], NULL, &present) == 0 && present.sa_handler == SIG_DFL) {
+            sigaction(end_signals[i], &action, NULL);
+        }
+    }
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit becomes a write error with a sentence */
+}
+
+/** Holds the end signals back while the table and the folder disagree. */
+static void hold_signals(sigset_t *before) {
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < N_END_SIGNALS; i++)
+        sigaddset(&set, end_signals[i]);
+    sigprocmask(SIG_BLOCK, &set, before);
+}
+
+static bool make_one(const char *path, mobai_message *message) {
+    struct stat status;
+    if (mkdir(path, 0777) == 0) return true;
+    int error = errno;
+    if (stat(path, &status) != 0) return mobai_say(message, "directory %s cannot be made: %s", path, strerror(error));
+    if (!S_ISDIR(status.st_mode)) return mobai_say(message, "%s exists and is not a directory", path);
+    return true;
+}
+
+bool mobai_output_directory(const char *directory, mobai_message *message) {
+    char path[PATH_MAX];
+    size_t length = strlen(directory);
+    if (length == 0) return mobai_say(message, "the output directory has an empty name");
+    if (length >= sizeof path)
+        return mobai_say(message, "the output directory's name is longer than %d bytes", PATH_MAX - 1);
+    memcpy(path, directory, length + 1);
+    for (size_t i = 1; i < length; i++) {
+        if (path[i] != '/' || path[i - 1] == '/') continue;
+        path[i] = '\0';
+        if (!make_one(path, message)) return false;
+        path[i] = '/';
+    }
+    return make_one(path, message);
+}
+
+int mobai_output_create(const char *directory, const char *name, mobai_message *message) {
+    if (n_files == 0) handle_signals();
+    if (n_files == MOBAI_MAX_OUTPUTS) {
+        mobai_say(message, "more than %d output files were asked for", MOBAI_MAX_OUTPUTS);
+        return -1;
+    }
+    output_file *file = &files[n_files];
+    int path_length = snprintf(file->path, sizeof file->path, "%s/%s", directory, name);
+    int aside_length = snprintf(file->aside, sizeof file->aside, "%s/.%s.XXXXXX", directory, name);
+    if (path_length < 0 || aside_length < 0 || (size_t)aside_length >= sizeof file->aside) {
+        mobai_say(message, "the output path of %s is longer than %d bytes", name, PATH_MAX - 1);
+        return -1;
+    }
+    struct stat status;
+    if (stat(file->path, &status) == 0 && S_ISDIR(status.st_mode)) {
+        mobai_say(message, "%s cannot be written: it is a directory", file->path);
+        return -1;
+    }
+    sigset_t before;
+    hold_signals(&before);
+    file->fd = mkstemp(file->aside);
+    int error = errno;
+    if (file->fd >= 0) n_files++;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (file->fd < 0) {
+        mobai_say(message, "%s cannot be written: %s", file->path, strerror(error));
+        return -1;
+    }
+    mode_t mask = umask(0);
+    umask(mask);
+    fchmod(file->fd, 0666 & ~mask); /* mkstemp makes files that only their owner can read */
+    return n_files - 1;
+}
+
+bool mobai_output_write(int number, const void *data, size_t n_bytes, mobai_message *message) {
+    const output_file *file = &files[number];
+    size_t done = 0;
+    while (done < n_bytes) {
+        ssize_t wrote = write(file->fd, (const char *)data + done, n_bytes - done);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote < 0) return mobai_say(message, "%s cannot be written: %s", file->path, strerror(errno));
+        done += (size_t)wrote;
+    }
+    return true;
+}
+
+static bool finish_file(output_file *file, mobai_message *message) {
+    int fd = file->fd;
+    file->fd = -1;
+    bool synced = fsync(fd) == 0 || errno == EINVAL || errno == ENOSYS; /* some file systems have nothing to sync */
+    int error = errno;
+    bool closed = close(fd) == 0;
+    if (synced && !closed) error = errno;
+    return (synced && closed) || mobai_say(message, "%s cannot be written: %s", file->path, strerror(error));
+}
+
+bool mobai_output_commit(mobai_message *message) {
+    for (int i = 0; i < n_files; i++) {
+        if (!finish_file(&files[i], message)) return false;
+    }
+    sigset_t before;
+    hold_signals(&before);
+    bool renamed = true;
+    for (int i = 0; i < n_files && renamed; i++) {
+        renamed = rename(files[i].aside, files[i].path) == 0 ||
+                  mobai_say(message, "%s cannot be written: %s", files[i].path, strerror(errno));
+    }
+    if (renamed) n_files = 0;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return renamed;
+}
+
+void mobai_output_discard(void) {
+    sigset_t before;
+    hold_signals(&before);
+    for (int i = 0; i < n_files; i++) {
+        if (files[i].fd >= 0) close(files[i].fd);
+        unlink(files[i].aside);
+    }
+    n_files = 0;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+}
