@@ -49,10 +49,13 @@ typedef uint32_t mobai_vu __attribute__((vector_size(4 * MOBAI_VL)));
 typedef uint16_t mobai_vh __attribute__((vector_size(2 * MOBAI_VL)));
 
 MOBAI_INLINE mobai_vf mobai_v_set1(float x) {
-    mobai_vf v;
-    MOBAI_UNROLL
-    for (int i = 0; i < MOBAI_VL; i++) v[i] = x;
-    return v;
+#if MOBAI_TIER >= 2
+    return (mobai_vf)_mm512_set1_ps(x);
+#elif MOBAI_TIER == 1
+    return (mobai_vf)_mm256_set1_ps(x);
+#else
+    return (mobai_vf){x, x, x, x};
+#endif
 }
 MOBAI_INLINE mobai_vf mobai_v_load(const float *p) {
     mobai_vf v;
@@ -67,7 +70,8 @@ MOBAI_INLINE mobai_vf mobai_v_load_n(const float *p, int64_t n) {
     return (mobai_vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
 #else
     mobai_vf v = {0};
-    memcpy(&v, p, (size_t)n * sizeof(float));
+    for (int i = 0; i < MOBAI_VL; i++)
+        if (i < n) v[i] = p[i];
     return v;
 #endif
 }
@@ -75,7 +79,8 @@ MOBAI_INLINE void mobai_v_store_n(float *p, mobai_vf v, int64_t n) {
 #if MOBAI_TIER >= 2
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), (__m512)v);
 #else
-    memcpy(p, &v, (size_t)n * sizeof(float));
+    for (int i = 0; i < MOBAI_VL; i++)
+        if (i < n) p[i] = v[i];
 #endif
 }
 
@@ -116,6 +121,32 @@ MOBAI_INLINE mobai_vf mobai_v_fma(mobai_vf a, mobai_vf b, mobai_vf c) {
 #endif
 }
 
+#if MOBAI_VL == 4
+#define MOBAI_ZIP_LOW 0, 4, 1, 5
+#define MOBAI_ZIP_HIGH 2, 6, 3, 7
+#elif MOBAI_VL == 8
+#define MOBAI_ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define MOBAI_ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define MOBAI_ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define MOBAI_ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#endif
+
+/** Transposes the square of MOBAI_VL vectors: log2(MOBAI_VL) perfect shuffles of the rows. */
+MOBAI_INLINE void mobai_v_transpose(mobai_vf t[MOBAI_VL]) {
+    MOBAI_UNROLL
+    for (int stage = 1; stage < MOBAI_VL; stage *= 2) {
+        mobai_vf u[MOBAI_VL];
+        MOBAI_UNROLL
+        for (int i = 0; i < MOBAI_VL / 2; i++) {
+            u[2 * i] = __builtin_shufflevector(t[i], t[i + MOBAI_VL / 2], MOBAI_ZIP_LOW);
+            u[2 * i + 1] = __builtin_shufflevector(t[i], t[i + MOBAI_VL / 2], MOBAI_ZIP_HIGH);
+        }
+        MOBAI_UNROLL
+        for (int i = 0; i < MOBAI_VL; i++) t[i] = u[i];
+    }
+}
+
 /** Sum and maximum of the lanes, halves first: an order that does not depend on the caller. */
 MOBAI_INLINE float mobai_v_sum(mobai_vf v) {
     float t[MOBAI_VL];
@@ -142,20 +173,20 @@ MOBAI_INLINE float mobai_v_hmax(mobai_vf v) {
 #endif
 }
 
-/** 2^x within 1 ulp for x in [-126, 128); 0 below, infinity above, NaN for NaN. */
+/** 2^x within 1 ulp for x in [-126, 127.5]; 0 below, infinity above, NaN for NaN. */
 MOBAI_INLINE mobai_vf mobai_v_exp2(mobai_vf x) {
     const mobai_vf lowest = mobai_v_set1(-126.0f), highest = mobai_v_set1(128.0f);
     const mobai_vf round = mobai_v_set1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     mobai_vf y = mobai_v_min(highest, mobai_v_max(lowest, x));
     mobai_vf shifted = y + round;
     mobai_vf f = y - (shifted - round); /* in [-0.5, 0.5] */
-    /* Minimax for 2^f with p(0) = 1; relative error below 2e-9. */
-    mobai_vf p = mobai_v_set1(1.5403530e-4f);
-    p = mobai_v_fma(p, f, mobai_v_set1(1.3333558e-3f));
-    p = mobai_v_fma(p, f, mobai_v_set1(9.6181291e-3f));
-    p = mobai_v_fma(p, f, mobai_v_set1(5.5504109e-2f));
-    p = mobai_v_fma(p, f, mobai_v_set1(2.4022651e-1f));
-    p = mobai_v_fma(p, f, mobai_v_set1(6.9314718e-1f));
+    /* Minimax for 2^f with p(0) = 1; relative error 2e-9 before rounding. */
+    mobai_vf p = mobai_v_set1(1.535336196e-4f);
+    p = mobai_v_fma(p, f, mobai_v_set1(1.339887502e-3f));
+    p = mobai_v_fma(p, f, mobai_v_set1(9.618436918e-3f));
+    p = mobai_v_fma(p, f, mobai_v_set1(5.550332367e-2f));
+    p = mobai_v_fma(p, f, mobai_v_set1(2.402264774e-1f));
+    p = mobai_v_fma(p, f, mobai_v_set1(6.931471825e-1f));
     p = mobai_v_fma(p, f, mobai_v_set1(1.0f));
     mobai_vi exponent = ((mobai_vi)shifted - (mobai_vi)round + 127) << 23;
     mobai_vf r = p * (mobai_vf)exponent;
@@ -169,11 +200,7 @@ MOBAI_INLINE mobai_vf mobai_v_exp2(mobai_vf x) {
 
 /* ---------------------------------------------------------------------------- 16-bit rows to float and back -- */
 
-/** MOBAI_VL elements of `dtype` at p (16-bit or float) as floats, and back with one rounding to nearest even. */
-MOBAI_INLINE mobai_vf mobai_v_load_as(const void *p, moba_dtype dtype) {
-    if (dtype == MOBA_F32) return mobai_v_load((const float *)p);
-    mobai_vh h;
-    memcpy(&h, p, sizeof h);
+MOBAI_INLINE mobai_vf mobai_v_widen(mobai_vh h, moba_dtype dtype) {
     if (dtype == MOBA_BF16) return (mobai_vf)(__builtin_convertvector(h, mobai_vu) << 16);
 #if MOBAI_TIER >= 2
     return (mobai_vf)_mm512_cvtph_ps((__m256i)h);
@@ -185,28 +212,60 @@ MOBAI_INLINE mobai_vf mobai_v_load_as(const void *p, moba_dtype dtype) {
     return v;
 #endif
 }
-MOBAI_INLINE void mobai_v_store_as(void *p, mobai_vf v, moba_dtype dtype) {
-    if (dtype == MOBA_F32) {
-        mobai_v_store((float *)p, v);
-        return;
-    }
-    mobai_vh h;
+/** Rounds once, to nearest even. */
+MOBAI_INLINE mobai_vh mobai_v_narrow(mobai_vf v, moba_dtype dtype) {
     if (dtype == MOBA_BF16) {
         mobai_vu u = (mobai_vu)v;
         mobai_vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
         mobai_vu quiet = (u >> 16) | 0x40u;
         mobai_vu nan = (mobai_vu)(v != v);
-        h = __builtin_convertvector((nan & quiet) | (~nan & rounded), mobai_vh);
-    } else {
-#if MOBAI_TIER >= 2
-        h = (mobai_vh)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif MOBAI_TIER == 1
-        h = (mobai_vh)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#else
-        for (int i = 0; i < MOBAI_VL; i++) h[i] = mobai_f16_from_f32(v[i]);
-#endif
+        return __builtin_convertvector((nan & quiet) | (~nan & rounded), mobai_vh);
     }
+#if MOBAI_TIER >= 2
+    return (mobai_vh)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif MOBAI_TIER == 1
+    return (mobai_vh)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    mobai_vh h;
+    for (int i = 0; i < MOBAI_VL; i++) h[i] = mobai_f16_from_f32(v[i]);
+    return h;
+#endif
+}
+
+/** MOBAI_VL elements of `dtype` at p as floats, and back. */
+MOBAI_INLINE mobai_vf mobai_v_load_as(const void *p, moba_dtype dtype) {
+    if (dtype == MOBA_F32) return mobai_v_load((const float *)p);
+    mobai_vh h;
+    memcpy(&h, p, sizeof h);
+    return mobai_v_widen(h, dtype);
+}
+MOBAI_INLINE void mobai_v_store_as(void *p, mobai_vf v, moba_dtype dtype) {
+    if (dtype == MOBA_F32) {
+        mobai_v_store((float *)p, v);
+        return;
+    }
+    mobai_vh h = mobai_v_narrow(v, dtype);
     memcpy(p, &h, sizeof h);
+}
+
+/** The same for the first n (0..MOBAI_VL) elements; the other lanes are zero, their memory is not touched. */
+MOBAI_INLINE mobai_vf mobai_v_load_as_n(const void *p, moba_dtype dtype, int64_t n) {
+    if (dtype == MOBA_F32) return mobai_v_load_n((const float *)p, n);
+    mobai_vh h = {0};
+    const unsigned char *from = (const unsigned char *)p;
+    unsigned char *to = (unsigned char *)&h;
+    for (int64_t i = 0; i < 2 * n && i < 2 * MOBAI_VL; i++) to[i] = from[i];
+    return mobai_v_widen(h, dtype);
+}
+MOBAI_INLINE void mobai_v_store_as_n(void *p, mobai_vf v, moba_dtype dtype, int64_t n) {
+    if (dtype == MOBA_F32) {
+        mobai_v_store_n((float *)p, v, n);
+        return;
+    }
+    mobai_vh h = mobai_v_narrow(v, dtype);
+    const unsigned char *from = (const unsigned char *)&h;
+    unsigned char *to = (unsigned char *)p;
+    for (int64_t i = 0; i < 2 * n && i < 2 * MOBAI_VL; i++) to[i] = from[i];
 }
 
 /** dst[0..n) = row of n elements of `dtype`; dst[n..padded) = 0. dst may be any address. */
@@ -215,13 +274,7 @@ MOBAI_INLINE void mobai_row_load(float *dst, const void *src, moba_dtype dtype, 
     const int64_t bytes = dtype == MOBA_F32 ? 4 : 2;
     int64_t i = 0;
     for (; i + MOBAI_VL <= n; i += MOBAI_VL) mobai_v_store(dst + i, mobai_v_load_as(p + i * bytes, dtype));
-    if (i < n) {
-        unsigned char last[4 * MOBAI_VL] = {0};
-        float wide[MOBAI_VL];
-        memcpy(last, p + i * bytes, (size_t)((n - i) * bytes));
-        mobai_v_store(wide, mobai_v_load_as(last, dtype));
-        memcpy(dst + i, wide, (size_t)(n - i) * sizeof(float));
-    }
+    if (i < n) mobai_v_store_n(dst + i, mobai_v_load_as_n(p + i * bytes, dtype, n - i), n - i);
     for (i = n; i < padded; i++) dst[i] = 0.0f;
 }
 
@@ -231,13 +284,7 @@ MOBAI_INLINE void mobai_row_store(void *dst, const float *src, moba_dtype dtype,
     const int64_t bytes = dtype == MOBA_F32 ? 4 : 2;
     int64_t i = 0;
     for (; i + MOBAI_VL <= n; i += MOBAI_VL) mobai_v_store_as(p + i * bytes, mobai_v_load(src + i), dtype);
-    if (i < n) {
-        float wide[MOBAI_VL] = {0};
-        unsigned char last[4 * MOBAI_VL];
-        memcpy(wide, src + i, (size_t)(n - i) * sizeof(float));
-        mobai_v_store_as(last, mobai_v_load(wide), dtype);
-        memcpy(p + i * bytes, last, (size_t)((n - i) * bytes));
-    }
+    if (i < n) mobai_v_store_as_n(p + i * bytes, mobai_v_load_n(src + i, n - i), dtype, n - i);
 }
 
 #endif
