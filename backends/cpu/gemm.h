@@ -26,11 +26,20 @@ MOBAI_INLINE int64_t mobai_gemm_padded(int64_t n) {
     return (n + MOBAI_GEMM_PANEL - 1) / MOBAI_GEMM_PANEL * MOBAI_GEMM_PANEL;
 }
 
+/** As `alpha`: C += A B as one chain of additions that starts from C. A sum over k that is cut into several products then
+ *  has the same bits wherever it is cut. */
+static __attribute__((unused)) const float mobai_gemm_onto[1] = {1.0f};
+
 /* The accumulators are named variables: compilers do not keep an array of 24 vectors in registers. */
 #define MOBAI_GEMM_EACH_ROW(do_row) do_row(0) do_row(1) do_row(2) do_row(3) do_row(4) do_row(5)
 #define MOBAI_GEMM_CLEAR(i)                                                                                            \
     mobai_vf acc##i##0 = {0}, acc##i##1 = {0}, acc##i##2 = {0}, acc##i##3 = {0};                                       \
-    if (mr > i) {                                                                                                      \
+    if (mr > i && onto) {                                                                                              \
+        acc##i##0 = mobai_v_load(c[i]);                                                                                \
+        if (nv > 1) acc##i##1 = mobai_v_load(c[i] + MOBAI_VL);                                                         \
+        if (nv > 2) acc##i##2 = mobai_v_load(c[i] + 2 * MOBAI_VL);                                                     \
+        if (nv > 3) acc##i##3 = mobai_v_load(c[i] + 3 * MOBAI_VL);                                                     \
+    } else if (mr > i) {                                                                                               \
         __builtin_prefetch(c[i], 1);                                                                                   \
         if (nv > 1) __builtin_prefetch(c[i] + MOBAI_VL, 1);                                                            \
         if (nv > 2) __builtin_prefetch(c[i] + 2 * MOBAI_VL, 1);                                                        \
@@ -61,9 +70,10 @@ MOBAI_INLINE int64_t mobai_gemm_padded(int64_t n) {
     }
 
 /** One register tile: mr rows of nv vectors, both constants at the call. `alpha` NULL: c is written, not read. C is
- *  touched after the k loop only, so it is prefetched before. */
+ *  touched after the k loop only (but for mobai_gemm_onto), so it is prefetched before. */
 MOBAI_INLINE void mobai_gemm_tile(const int mr, const int nv, int64_t k, const float *a, int64_t a_row, int64_t a_k,
                                   const float *b, float *const *c, const float *alpha) {
+    const int onto = alpha == mobai_gemm_onto;
     MOBAI_GEMM_EACH_ROW(MOBAI_GEMM_CLEAR)
     mobai_vf b0, b1 = {0}, b2 = {0}, b3 = {0};
     for (int64_t x = 0; x < k; x++) {
@@ -75,7 +85,7 @@ MOBAI_INLINE void mobai_gemm_tile(const int mr, const int nv, int64_t k, const f
         a += a_k;
         b += MOBAI_GEMM_PANEL;
     }
-    if (alpha != NULL) {
+    if (alpha != NULL && !onto) {
         MOBAI_GEMM_EACH_ROW(MOBAI_GEMM_ADD)
     }
     MOBAI_GEMM_EACH_ROW(MOBAI_GEMM_STORE)
@@ -135,11 +145,10 @@ static inline __attribute__((unused)) void mobai_gemm_rows(int64_t m, int64_t n,
     }
 }
 
-/** The same with rows of C `c_row` floats apart; `accumulate`: C += A B, else C = A B. */
+/** The same with rows of C `c_row` floats apart; `accumulate`: C += A B as mobai_gemm_onto does, else C = A B. */
 static inline __attribute__((unused)) void mobai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row,
                                                       int64_t a_k, const float *b, int64_t b_panel, float *c,
                                                       int64_t c_row, int accumulate) {
-    static const float ones[MOBAI_GEMM_MR] = {1, 1, 1, 1, 1, 1};
     for (int64_t j = 0; j < n; j += MOBAI_GEMM_PANEL) {
         int64_t width = n - j < MOBAI_GEMM_PANEL ? n - j : MOBAI_GEMM_PANEL;
         const mobai_gemm_fn *tiles = mobai_gemm_tiles[(width + MOBAI_VL - 1) / MOBAI_VL - 1];
@@ -147,7 +156,7 @@ static inline __attribute__((unused)) void mobai_gemm(int64_t m, int64_t n, int6
             int64_t rows = m - i < MOBAI_GEMM_MR ? m - i : MOBAI_GEMM_MR;
             float *at[MOBAI_GEMM_MR];
             for (int64_t r = 0; r < rows; r++) at[r] = c + (i + r) * c_row + j;
-            tiles[rows - 1](k, a + i * a_row, a_row, a_k, b, at, accumulate ? ones : NULL);
+            tiles[rows - 1](k, a + i * a_row, a_row, a_k, b, at, accumulate ? mobai_gemm_onto : NULL);
         }
         b += b_panel;
     }
