@@ -24,10 +24,6 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
     return 0;
 }
 
-static const char *state_text(const moba_backend_description *backend) {
-    return !backend->built ? "not built" : !backend->usable ? "not usable" : "usable";
-}
-
 static void print_device(int32_t index, const moba_device_description *device) {
     printf("  device %d: %s%s\n", index, device->name, device->is_software ? " (software: used only when named)" : "");
     printf("    driver        %s\n", device->driver[0] ? device->driver : "none");
@@ -71,7 +67,7 @@ static int show_backend(int32_t index, json_t *list) {
     if (status != MOBA_OK) return mobai_cli_fail(status);
     json_t *devices = list ? json_array() : NULL;
     if (list == NULL) {
-        printf("%s: %s%s%s\n", backend.name, state_text(&backend), backend.reason[0] ? ": " : "", backend.reason);
+        printf("%s: %s\n", backend.name, backend.usable ? "usable" : backend.reason);
     }
     for (int32_t i = 0; i < backend.n_devices; i++) {
         moba_device_description device = MOBA_DEVICE_DESCRIPTION_INIT;
