@@ -31,7 +31,8 @@ print_minutes() {
     printf '\n%s%5.1f min  total\n' "$step_report" "$(awk -v s=$((SECONDS - steps_begin)) 'BEGIN { print s / 60 }')"
 }
 
-# logged FILE COMMAND...: keeps the output in a file and shows it only where the command fails.
+# logged FILE COMMAND...: keeps the output in a file and shows it only where the command fails. A shell function run
+# this way has to chain its commands with &&, since bash ignores "set -e" in it.
 logged() {
     local file=$1
     shift
@@ -45,6 +46,6 @@ cpu_only="-DMOBA_CUDA=OFF -DMOBA_HIP=OFF -DMOBA_OPENCL=OFF -DMOBA_VULKAN=OFF"
 configure_and_build() {
     local folder=$1
     shift
-    cmake -S . -B "$folder" -G Ninja -DMOBA_WERROR=ON "$@"
-    cmake --build "$folder" --parallel "$jobs"
+    cmake -S . -B "$folder" -G Ninja -DMOBA_WERROR=ON "$@" &&
+        cmake --build "$folder" --parallel "$jobs"
 }
