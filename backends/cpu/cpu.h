@@ -45,8 +45,28 @@ typedef struct mobai_cpu_code {
     mobai_cpu_kernel run;
 } mobai_cpu_code;
 
+/** Instruction tiers of simd.h that have kernels of their own rate. */
+typedef enum mobai_cpu_tier { MOBAI_CPU_PLAIN, MOBAI_CPU_AVX2, MOBAI_CPU_AVX512, MOBAI_CPU_TIERS } mobai_cpu_tier;
+
+/** Measured float32 GFLOP/s of one thread (kernels/rate.h); a nominal figure before a device was probed. */
+double mobai_cpu_tier_gflops(mobai_cpu_tier tier);
+
+/** Capability bits of this machine, and what each tier needs of them. */
+mobai_cap_set mobai_cpu_probe_caps(void);
+
+#define MOBAI_CPU_NEEDS_AVX2 MOBAI_CAP_AVX2
+#define MOBAI_CPU_NEEDS_AVX512 (MOBAI_CAP_AVX2 | MOBAI_CAP_AVX512)
+#define MOBAI_CPU_NEEDS_AVX512BF16 (MOBAI_CPU_NEEDS_AVX512 | MOBAI_CAP_AVX512BF16)
+
+/** Rows of variants.c: ten a tier, and those of AVX-512 BF16. MOBAI_CPU_TIER_<n> says what the build contains. */
+#if defined(MOBAI_CPU_TIER_3)
+#define MOBAI_CPU_N_VARIANTS 30
+#elif defined(MOBAI_CPU_TIER_2)
+#define MOBAI_CPU_N_VARIANTS 30
+#else
+#define MOBAI_CPU_N_VARIANTS 10
+#endif
 extern const mobai_variant mobai_cpu_variants[];
-extern const size_t mobai_cpu_n_variants;
 
 /** Scratch of a kernel is cut into pieces of whole cache lines, so that threads share none. */
 static inline size_t mobai_cpu_align64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
