@@ -261,7 +261,7 @@ static bool read_option(parser *p, uint32_t *seen) {
         problem->n_local_blocks = (int32_t)value;
     } else if (take(p, "kconv=")) {
         what = SEEN_KCONV;
-        good = read_number(p, "kconv", 0, INT32_MAX, &value);
+        good = read_number(p, "kconv", 0, 8, &value);
         problem->kconv_width = (int32_t)value;
     } else if (take(p, "lens=")) {
         if (*seen & SEEN_LENS) {
