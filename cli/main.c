@@ -21,7 +21,6 @@ static const subcommand subcommands[] = {
     {"info", "moba info", "backends, devices, capabilities, and why a backend cannot be used", mobai_cli_info},
     {"run", "moba run", "attention of q, k, v from .npy or .safetensors files; gradients too", mobai_cli_run},
     {"bench", "moba bench", "time problems on every backend, verified against float64; JSON lines", mobai_cli_bench},
-    {"compare", "moba compare", "one table from the JSON lines of two bench runs", mobai_cli_compare},
     {"advise", "moba advise", "which block_size and top_k to choose, and where MoBA beats dense", mobai_cli_advise},
     {"explain", "moba explain", "the kernels and memory a problem would use, and why", mobai_cli_explain},
 };
