@@ -5,9 +5,10 @@
  * Centroids are packed once, in groups of 64 slots. A task takes one query head and a tile of query rows, walks the
  * groups its rows may choose from, most recent first, and keeps each row's best blocks in a short sorted list.
  * The scores of one (tile, group) live in the first-level cache only. Since blocks come in descending order, a score that
- * equals the list's least loses, which is the rule for ties; and a row whose threshold is set compares 64
+ * equals the list's least loses, which is the rule for ties; and a row whose list is full compares 64
  * scores in a few instructions.
  */
+#include <math.h>
 #include <string.h>
 
 #include "backends/cpu/gemm.h"
@@ -103,6 +104,27 @@ static inline uint64_t bit_range(int64_t from, int64_t to) {
     return (UINT64_MAX >> (GROUP - (to - from))) << from;
 }
 
+/* ------------------------------------------------------------------------------------------ a row's list -- */
+
+#if MOBAI_TIER >= 2
+/** List of a quota of at most 16: the best scores so far, descending, NaN behind them, in one vector. */
+static inline void insert_16(float *list_scores, int32_t *list_ids, uint64_t bits, const float *scores, int32_t first) {
+    __m512 list = _mm512_loadu_ps(list_scores);
+    __m512i ids = _mm512_loadu_si512(list_ids);
+    while (bits != 0) {
+        const int bit = 63 - __builtin_clzll(bits);
+        bits ^= 1ull << bit;
+        const __m512 score = _mm512_set1_ps(scores[bit]);
+        /* Entries that stay in front are a prefix, so adding 1 to their mask gives the place of the new one. */
+        const uint32_t front = _mm512_cmp_ps_mask(list, score, _CMP_GE_OQ), place = front + 1;
+        list = _mm512_mask_expand_ps(score, (__mmask16)~place, list);
+        ids = _mm512_mask_expand_epi32(_mm512_set1_epi32(first + bit), (__mmask16)~place, ids);
+    }
+    _mm512_storeu_ps(list_scores, list);
+    _mm512_storeu_si512(list_ids, ids);
+}
+#endif
+
 /** Puts (score, id) behind every entry of the list that is not less; the list then holds at most quota entries. */
 static inline void insert(gate_row *row, float *list_scores, int32_t *list_ids, float score, int32_t id) {
     int32_t place = row->n_listed < row->quota ? row->n_listed++ : row->quota - 1;
@@ -114,8 +136,39 @@ static inline void insert(gate_row *row, float *list_scores, int32_t *list_ids, 
     list_ids[place] = id;
 }
 
+/**
+ * Offers the blocks of `bits` to a list that is not full. *guess is a score that about twice the quota of an
+ * earlier row's blocks passed: where at least the quota passes it here too, the others need not be looked at.
+ */
+static void fill_list(gate_row *row, const float *scores, float *list_scores, int32_t *list_ids, int64_t first,
+                      uint64_t bits, float *guess) {
+    if (row->n_listed == 0) {
+        const uint64_t likely = bits & passing(scores, *guess, false);
+        if (__builtin_popcountll(likely) >= row->quota) bits = likely;
+    }
+#if MOBAI_TIER >= 2
+    if (row->quota <= 16) {
+        const int32_t total = row->n_listed + __builtin_popcountll(bits);
+        insert_16(list_scores, list_ids, bits, scores, (int32_t)first);
+        const int32_t rank = 2 * row->quota < 16 ? 2 * row->quota - 1 : 15;
+        /* Fewer than twice the quota passed: the guess was too high for a row like this one, so go below the least. */
+        const float least = list_scores[total < 16 ? total - 1 : 15];
+        *guess = total > rank ? list_scores[rank] : least - 0.25f * fabsf(least);
+        row->n_listed = total < row->quota ? total : row->quota;
+        return;
+    }
+#endif
+    while (bits != 0) {
+        const int bit = 63 - __builtin_clzll(bits);
+        bits ^= 1ull << bit;
+        if (row->n_listed < row->quota || scores[bit] > list_scores[row->quota - 1])
+            insert(row, list_scores, list_ids, scores[bit], (int32_t)(first + bit));
+    }
+    *guess = row->n_listed == row->quota ? list_scores[row->quota - 1] : -INFINITY;
+}
+
 /** Offers blocks [first, first + GROUP) with their scores to a row, most recent first. */
-static void offer(gate_row *row, const float *scores, float *list_scores, int32_t *list_ids, int64_t first) {
+static void offer(gate_row *row, const float *scores, float *list_scores, int32_t *list_ids, int64_t first, float *guess) {
     const uint64_t candidates = bit_range(row->low - first, row->high - first);
     if (candidates == 0) return;
     if (row->take_all) {
@@ -126,25 +179,27 @@ static void offer(gate_row *row, const float *scores, float *list_scores, int32_
         }
         return;
     }
-    uint64_t left = candidates;
-    while (left != 0) {
-        const bool filling = row->n_listed < row->quota;
-        const float threshold = filling ? 0.0f : list_scores[row->quota - 1];
-        uint64_t bits = left & passing(scores, threshold, filling);
-        /* While the list fills, every number enters; after that the mask is as of now, so entries are checked again. */
-        while (bits != 0) {
-            const int bit = 63 - __builtin_clzll(bits);
-            bits ^= 1ull << bit;
-            if (!filling && !(scores[bit] > list_scores[row->quota - 1])) continue;
+    if (row->n_listed < row->quota) {
+        const uint64_t numbers = candidates & passing(scores, 0.0f, true);
+        if (numbers != 0) fill_list(row, scores, list_scores, list_ids, first, numbers, guess);
+        return;
+    }
+    uint64_t bits = candidates & passing(scores, list_scores[row->quota - 1], false);
+#if MOBAI_TIER >= 2
+    if (row->quota <= 16) {
+        if (bits != 0) insert_16(list_scores, list_ids, bits, scores, (int32_t)first);
+        return;
+    }
+#endif
+    while (bits != 0) {
+        const int bit = 63 - __builtin_clzll(bits);
+        bits ^= 1ull << bit;
+        if (scores[bit] > list_scores[row->quota - 1])
             insert(row, list_scores, list_ids, scores[bit], (int32_t)(first + bit));
-            if (filling && row->n_listed == row->quota) {
-                left &= (1ull << bit) - 1;
-                break;
-            }
-        }
-        if (!filling || row->n_listed < row->quota || left == 0) return;
     }
 }
+
+/* ------------------------------------------------------------------------------------------------- rows -- */
 
 static gate_row row_limits(const mobai_stage_args *a, const mobai_cpu_blocks *s, int64_t t, int32_t *picks) {
     gate_row row = {0};
@@ -200,9 +255,11 @@ static void gate_rows(const gate_job *job, gate_tile *tile, const mobai_cpu_bloc
         if (row->low >= row->high) continue;
         low = mobai_min64(low, row->low);
         high = mobai_max64(high, row->high);
+        for (int x = 0; x < 16; x++) tile->list_scores[i][x] = NAN;
         mobai_row_load(tile->q + i * d, mobai_cpu_q_row(a, &a->q, begin + i, h), (moba_dtype)a->dtype, d, d);
     }
     if (low < high) {
+        float guess = -INFINITY;
         const float *packed = job->centroids + (g - a->kv_head_begin) * job->n_groups * GROUP * d;
         for (int64_t group = (s->first_slot + high - 1) / GROUP; group >= (s->first_slot + low) / GROUP; group--) {
             const int64_t first = group * GROUP - s->first_slot; /* the group's first block, as this sequence counts */
@@ -211,7 +268,7 @@ static void gate_rows(const gate_job *job, gate_tile *tile, const mobai_cpu_bloc
             mobai_gemm(n - skip, GROUP, d, tile->q + skip * d, d, 1, packed + group * GROUP * d,
                        (int64_t)d * MOBAI_GEMM_PANEL, tile->scores[skip], GROUP, 0);
             for (int64_t i = skip; i < n; i++)
-                offer(&tile->rows[i], tile->scores[i], tile->list_scores[i], tile->list_ids[i], first);
+                offer(&tile->rows[i], tile->scores[i], tile->list_scores[i], tile->list_ids[i], first, &guess);
         }
     }
     for (int64_t i = 0; i < n; i++) write_row(a, &tile->rows[i], tile->list_ids[i]);
