@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of the CUDA backend share: the device, the embedded kernels, and launching.
+ */
+#ifndef MOBAI_CUDA_CUDA_H
+#define MOBAI_CUDA_CUDA_H
+
+#include <pthread.h>
+
+#include "backends/cuda/driver.h"
+#include "backends/cuda/kernels/sm90/params.h"
+#include "core/backend.h"
+
+/** Embedded code: one fatbin for each stage's source file. */
+typedef enum cuda_module_id {
+    CUDA_MODULE_CENTROID,
+    CUDA_MODULE_GATE,
+    CUDA_MODULE_INDEX,
+    CUDA_MODULE_ATTEND,
+    CUDA_MODULE_COMBINE,
+    CUDA_MODULE_COUNT
+} cuda_module_id;
+
+/** Most kernels of one module. */
+#define CUDA_MAX_KERNELS 26
+
+typedef struct cuda_kernel {
+    const char *name;
+    unsigned dynamic_shared; /* bytes; the largest a launch asks for */
+} cuda_kernel;
+
+typedef struct cuda_module {
+    const char *name;
+    const unsigned char *image;
+    cuda_kernel kernels[CUDA_MAX_KERNELS]; /* ends with a NULL name */
+} cuda_module;
+extern const cuda_module cuda_modules[CUDA_MODULE_COUNT];
+
+struct mobai_device {
+    cu_device device;
+    cu_context context;
+    int index;
+    int owns_primary; /* the primary context was retained */
+    int n_multiprocessors;
+    mobai_caps caps;
+    pthread_mutex_t lock; /* guards loading */
+    cu_module modules[CUDA_MODULE_COUNT];
+    cu_function functions[CUDA_MODULE_COUNT][CUDA_MAX_KERNELS];
+};
+
+/** How a variant is launched: mobai_variant.code. */
+typedef struct cuda_code {
+    cuda_module_id module;
+    int head_dim; /* 0: any */
+    int bf16;
+    moba_status (*launch)(mobai_device *device, cu_stream stream, const struct cuda_code *code,
+                          const mobai_stage_args *args);
+} cuda_code;
+
+/** Makes the device's context current on this thread; pair with cuda_leave(). */
+moba_status cuda_enter(const mobai_device *device);
+void cuda_leave(void);
+
+/** Loads a module and looks up its kernels; idempotent. The context must be current. */
+moba_status cuda_load(mobai_device *device, cuda_module_id module);
+void cuda_unload_all(mobai_device *device);
+
+/* launch.c */
+moba_status cuda_launch_centroid(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
+moba_status cuda_launch_gate(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
+moba_status cuda_launch_index(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
+moba_status cuda_launch_attend(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
+moba_status cuda_launch_combine(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
+
+/** Scratch of the index for runs up to these bounds, and of attend for a slice. */
+size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);
+size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k);
+
+#define CUDA_N_VARIANTS 17
+extern const mobai_variant cuda_variants[CUDA_N_VARIANTS];
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The part of the CUDA driver API that the backend uses, opened at run time: neither the toolkit's headers nor its
+ * libraries are needed to build or link. Types and numbers are those of the driver's frozen C interface.
+ */
+#ifndef MOBAI_CUDA_DRIVER_H
+#define MOBAI_CUDA_DRIVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "moba/moba.h"
+
+typedef int cu_result;
+typedef int cu_device;
+typedef struct cu_context_object *cu_context;
+typedef struct cu_stream_object *cu_stream;
+typedef struct cu_event_object *cu_event;
+typedef struct cu_module_object *cu_module;
+typedef struct cu_function_object *cu_function;
+typedef unsigned long long cu_pointer;
+
+enum {
+    CU_SUCCESS = 0,
+    CU_INVALID_VALUE = 1,
+    CU_OUT_OF_MEMORY = 2,
+    CU_NOT_INITIALIZED = 3,
+    CU_DEINITIALIZED = 4,
+    CU_NO_DEVICE = 100,
+    CU_INVALID_CONTEXT = 201,
+    CU_NO_BINARY_FOR_GPU = 209,
+    CU_ECC_UNCORRECTABLE = 214,
+    CU_NVLINK_UNCORRECTABLE = 220,
+    CU_UNSUPPORTED_PTX_VERSION = 222,
+    CU_INVALID_HANDLE = 400,
+    CU_ILLEGAL_ADDRESS = 700,
+    CU_LAUNCH_OUT_OF_RESOURCES = 701,
+    CU_LAUNCH_TIMEOUT = 702,
+    CU_CONTEXT_IS_DESTROYED = 709,
+    CU_ASSERT = 710,
+    CU_HARDWARE_STACK_ERROR = 714,
+    CU_ILLEGAL_INSTRUCTION = 715,
+    CU_MISALIGNED_ADDRESS = 716,
+    CU_INVALID_ADDRESS_SPACE = 717,
+    CU_INVALID_PC = 718,
+    CU_LAUNCH_FAILED = 719,
+    CU_STREAM_CAPTURE_UNSUPPORTED = 900,
+    CU_STREAM_CAPTURE_WRONG_THREAD = 908
+};
+
+enum { /* device attributes */
+    CU_ATTRIBUTE_MAX_SHARED_MEMORY_OPTIN = 97,
+    CU_ATTRIBUTE_MULTIPROCESSORS = 16,
+    CU_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 1,
+    CU_ATTRIBUTE_CLOCK_KHZ = 13,
+    CU_ATTRIBUTE_MEMORY_CLOCK_KHZ = 36,
+    CU_ATTRIBUTE_MEMORY_BUS_BITS = 37,
+    CU_ATTRIBUTE_MAJOR = 75,
+    CU_ATTRIBUTE_MINOR = 76
+};
+enum { CU_FUNCTION_MAX_DYNAMIC_SHARED = 8, CU_STREAM_NON_BLOCKING = 1, CU_CAPTURE_NONE = 0 };
+
+/* X(return type, member, symbol, arguments) */
+#define MOBAI_CUDA_API(X)                                                                                              \
+    X(cu_result, init, cuInit, (unsigned))                                                                             \
+    X(cu_result, driver_version, cuDriverGetVersion, (int *))                                                          \
+    X(cu_result, error_name, cuGetErrorName, (cu_result, const char **))                                               \
+    X(cu_result, error_string, cuGetErrorString, (cu_result, const char **))                                           \
+    X(cu_result, device_count, cuDeviceGetCount, (int *))                                                              \
+    X(cu_result, device_get, cuDeviceGet, (cu_device *, int))                                                          \
+    X(cu_result, device_name, cuDeviceGetName, (char *, int, cu_device))                                               \
+    X(cu_result, device_memory, cuDeviceTotalMem_v2, (size_t *, cu_device))                                            \
+    X(cu_result, device_attribute, cuDeviceGetAttribute, (int *, int, cu_device))                                      \
+    X(cu_result, primary_retain, cuDevicePrimaryCtxRetain, (cu_context *, cu_device))                                  \
+    X(cu_result, primary_release, cuDevicePrimaryCtxRelease_v2, (cu_device))                                           \
+    X(cu_result, context_push, cuCtxPushCurrent_v2, (cu_context))                                                      \
+    X(cu_result, context_pop, cuCtxPopCurrent_v2, (cu_context *))                                                      \
+    X(cu_result, context_current, cuCtxGetCurrent, (cu_context *))                                                     \
+    X(cu_result, context_device, cuCtxGetDevice, (cu_device *))                                                        \
+    X(cu_result, memory_alloc, cuMemAlloc_v2, (cu_pointer *, size_t))                                                  \
+    X(cu_result, memory_free, cuMemFree_v2, (cu_pointer))                                                              \
+    X(cu_result, memory_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                   \
+    X(cu_result, copy_to_device, cuMemcpyHtoDAsync_v2, (cu_pointer, const void *, size_t, cu_stream))                  \
+    X(cu_result, copy_to_host, cuMemcpyDtoHAsync_v2, (void *, cu_pointer, size_t, cu_stream))                          \
+    X(cu_result, copy_inside, cuMemcpyDtoDAsync_v2, (cu_pointer, cu_pointer, size_t, cu_stream))                       \
+    X(cu_result, fill8, cuMemsetD8Async, (cu_pointer, unsigned char, size_t, cu_stream))                               \
+    X(cu_result, stream_create, cuStreamCreate, (cu_stream *, unsigned))                                               \
+    X(cu_result, stream_destroy, cuStreamDestroy_v2, (cu_stream))                                                      \
+    X(cu_result, stream_synchronize, cuStreamSynchronize, (cu_stream))                                                 \
+    X(cu_result, stream_capture, cuStreamIsCapturing, (cu_stream, int *))                                              \
+    X(cu_result, stream_context, cuStreamGetCtx, (cu_stream, cu_context *))                                            \
+    X(cu_result, event_create, cuEventCreate, (cu_event *, unsigned))                                                  \
+    X(cu_result, event_destroy, cuEventDestroy_v2, (cu_event))                                                         \
+    X(cu_result, event_record, cuEventRecord, (cu_event, cu_stream))                                                   \
+    X(cu_result, event_synchronize, cuEventSynchronize, (cu_event))                                                    \
+    X(cu_result, event_elapsed, cuEventElapsedTime, (float *, cu_event, cu_event))                                     \
+    X(cu_result, module_load, cuModuleLoadData, (cu_module *, const void *))                                           \
+    X(cu_result, module_unload, cuModuleUnload, (cu_module))                                                           \
+    X(cu_result, module_function, cuModuleGetFunction, (cu_function *, cu_module, const char *))                       \
+    X(cu_result, function_set, cuFuncSetAttribute, (cu_function, int, int))                                            \
+    X(cu_result, launch, cuLaunchKernel,                                                                               \
+      (cu_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, cu_stream, void **, void **))
+
+typedef struct cuda_driver {
+    void *library;
+    int version;   /* as cuDriverGetVersion: 1000 * major + 10 * minor */
+    int n_devices; /* that can be used */
+    char reason[256]; /* why there is none; "" otherwise */
+#define MOBAI_CUDA_MEMBER(result, member, symbol, arguments) result(*member) arguments;
+    MOBAI_CUDA_API(MOBAI_CUDA_MEMBER)
+#undef MOBAI_CUDA_MEMBER
+} cuda_driver;
+
+/** The driver, opened by the first call; never NULL. Without devices n_devices is 0 and `reason` says why. */
+const cuda_driver *cuda_driver_get(void);
+
+/** Oldest driver that can load the embedded code, as cuda_driver.version. */
+#define MOBAI_CUDA_MIN_DRIVER 12000
+
+/** Sets the error sentence for a failed call and returns its status. `what` completes "CUDA could not ...". */
+moba_status cuda_fail(cu_result result, const char *what);
+
+#endif

@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * attend: key-block-major gathered attention, one 16-bit partial (and its max and sum) a pick.
+ *
+ * attend_items cuts every block's list into pieces of at most ITEM_TILES row tiles, longer pieces first. An attend
+ * work-group takes pieces from a counter; it is two warpgroups that share a block's K and V in shared memory, each
+ * gathering its own tiles of 64 query rows: the next tile's copies start as soon as the scores are in registers, the row
+ * numbers of the tile after that are loaded then. Two work-groups on a multiprocessor hide each other's key loads.
+ * Scores never leave registers, and a block of up to KEYS keys needs no rescaling; longer blocks stream through shared
+ * memory KEYS keys at a time with an online softmax (attend_stream).
+ *
+ * Partials: 64-byte group c of a pick's row holds columns 32 c .. 32 c + 31 as the accumulators lie: 16 bytes of lane t
+ * of a quad are columns 32 c + 8 i + 2 t + {0, 1}, i = 0 .. 3. bf16 partials are left unnormalised; f16 ones are divided
+ * by the pick's sum, since 512 equal keys with |v| > 128 would overflow.
+ */
+#include "common.cuh"
+#include "wgmma.cuh"
+
+/* --------------------------------------------------------------------------------------------- work items -- */
+
+/** Number of entries of an ascending list below `bound`. */
+static __device__ __forceinline__ int64_t lower_bound(const uint32_t *rows, int64_t n, int64_t bound) {
+    int64_t low = 0;
+    while (n > 0) {
+        int64_t half = n >> 1;
+        if ((int64_t)__ldg(rows + low + half) < bound) {
+            low += half + 1;
+            n -= half + 1;
+        } else {
+            n = half;
+        }
+    }
+    return low;
+}
+
+extern "C" __global__ void __launch_bounds__(512) attend_items(const __grid_constant__ mobai_sm90_params p) {
+    __shared__ uint2 warp_sums[16], totals;
+    const int g = p.kv_head_begin + (int)blockIdx.x;
+    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1);
+    const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride;
+    char *scratch = (char *)p.scratch;
+    mobai_sm90_item *items =
+        (mobai_sm90_item *)(scratch + MOBAI_SM90_ITEMS_OFFSET) + (int64_t)blockIdx.x * p.n_item_capacity;
+    if (blockIdx.x == 0 && threadIdx.x == 0) *(int *)scratch = 0;
+    const bool cut = p.query_begin > 0 || p.query_end < p.total_q;
+
+    uint2 done = make_uint2(0, 0); /* long and short pieces so far */
+    uint32_t n_long = 0;
+    for (int pass = 0; pass < 2; pass++) { /* count the long pieces, then place all */
+        done = make_uint2(0, pass ? n_long : 0);
+        for (int base = 0; base < p.n_slots; base += (int)blockDim.x) {
+            const int slot = base + (int)threadIdx.x;
+            int64_t first = 0, n = 0;
+            if (slot < p.n_slots) {
+                first = offsets[slot];
+                n = offsets[slot + 1] - first;
+                if (cut && n > 0) {
+                    int64_t a = lower_bound(rows + first, n, (int64_t)p.query_begin * p.group);
+                    int64_t b = lower_bound(rows + first, n, (int64_t)p.query_end * p.group);
+                    first += a;
+                    n = b - a;
+                }
+            }
+            const uint32_t tiles = (uint32_t)((n + 63) >> 6);
+            const uint32_t pieces = (tiles + MOBAI_SM90_ITEM_TILES - 1) / MOBAI_SM90_ITEM_TILES;
+            const uint32_t per = pieces ? (tiles + pieces - 1) / pieces : 0;
+            const bool is_long = per > MOBAI_SM90_ITEM_TILES / 2;
+            /* equal cuts: ceil(tiles / per) pieces may be fewer than `pieces` */
+            const uint32_t n_pieces = per ? (tiles + per - 1) / per : 0;
+            const uint2 mine = make_uint2(is_long ? n_pieces : 0, is_long ? 0 : n_pieces);
+            uint2 inclusive = mine;
+#pragma unroll
+            for (int i = 1; i < 32; i <<= 1) {
+                uint32_t x = __shfl_up_sync(MOBAI_FULL_WARP, inclusive.x, (unsigned)i);
+                uint32_t y = __shfl_up_sync(MOBAI_FULL_WARP, inclusive.y, (unsigned)i);
+                if (lane >= i) inclusive.x += x, inclusive.y += y;
+            }
+            __syncthreads();
+            if (lane == 31) warp_sums[warp] = inclusive;
+            __syncthreads();
+            if (threadIdx.x == 0) {
+                uint2 sum = make_uint2(0, 0);
+                for (int w = 0; w < 16; w++) {
+                    uint2 v = warp_sums[w];
+                    warp_sums[w] = sum;
+                    sum.x += v.x;
+                    sum.y += v.y;
+                }
+                totals = sum;
+            }
+            __syncthreads();
+            if (pass && n_pieces) {
+                uint32_t at = is_long ? done.x + warp_sums[warp].x + inclusive.x - mine.x
+                                      : done.y + warp_sums[warp].y + inclusive.y - mine.y;
+                const sequence s = sequence_of_slot(p, slot);
+                const int key = (slot - s.first_slot) * p.block_size;
+                mobai_sm90_item item;
+                item.key_row = s.k_begin + key;
+                item.n_keys = min(p.block_size, s.n_k - key);
+                item.sequence = s.index;
+                item.pos_shift = s.n_k - s.n_q - s.q_begin - key;
+                int64_t masked = 0;
+                if (item.n_keys < p.block_size)
+                    masked = n;
+                else if (p.causal)
+                    masked = lower_bound(rows + first, n,
+                                         ((int64_t)p.block_size - 1 - item.pos_shift) * p.group);
+                for (uint32_t i = 0; i < n_pieces; i++) {
+                    int64_t from = (int64_t)i * per * 64;
+                    int64_t left = n - from, most = (int64_t)per * 64;
+                    item.first = first + from;
+                    item.n_rows = (int)(left < most ? left : most);
+                    item.n_masked = (int)(masked <= from ? 0 : masked - from < item.n_rows ? masked - from : item.n_rows);
+                    items[at + i] = item;
+                }
+            }
+            done.x += totals.x;
+            done.y += totals.y;
+            __syncthreads();
+        }
+        n_long = done.x;
+    }
+    if (threadIdx.x == 0) ((int *)scratch)[4 + blockIdx.x] = (int)done.y;
+}
+
+/* ------------------------------------------------------------------------------------------- main kernels -- */
+
+/** threadIdx.x, read where it stands: what follows from it is then not kept in registers across the tile loop. */
+static __device__ __forceinline__ int thread_here() {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
+/** Copies KEYS keys into 128-byte-swizzled tiles of KEYS rows; rows past n_keys become zeros. */
+template <int D, int KEYS, int VEC>
+static __device__ __forceinline__ void load_keys(uint32_t to, const mobai_sm90_tensor &x, int g, int sequence, int key_row,
+                                                 int n_keys) {
+    constexpr int CHUNKS = D / 8, STEP = 256 / CHUNKS; /* rows of one pass: a multiple of the swizzle's 8 */
+    const int thread = thread_here(), row = thread / CHUNKS, chunk = thread % CHUNKS;
+    const uint16_t *first = (const uint16_t *)x.address + batch_offset(x, sequence) + g * x.head_stride +
+                            (int64_t)key_row * x.token_stride + chunk * 8;
+    const uint16_t *from = first + row * x.token_stride;
+    to += (uint32_t)((chunk >> 3) * (KEYS * 128) + row * 128 + (((chunk & 7) ^ (row & 7)) << 4));
+#pragma unroll
+    for (int i = 0; i < KEYS / STEP; i++) {
+        bool real = row + i * STEP < n_keys;
+        gather_chunk<VEC>(to + i * STEP * 128, real ? from : first, real, MOBAI_L2_EVICT_FIRST);
+        from += STEP * x.token_stride;
+    }
+}
+
+/** The gathered query rows of one warpgroup. */
+template <int D, int VEC> struct row_gather {
+    static constexpr int CHUNKS = D / 8, PER_THREAD = 64 * CHUNKS / 128, STEP = 128 / CHUNKS;
+    uint32_t rows[PER_THREAD];
+
+    __device__ __forceinline__ void number(const uint32_t *list, int tile, int n_rows) {
+        const int thread = thread_here() & 127;
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++)
+            rows[i] = __ldg(list + min(tile * 64 + thread / CHUNKS + i * STEP, n_rows - 1));
+    }
+    /** `from` is the sequence's and kv head's first element. */
+    __device__ __forceinline__ void fetch(const mobai_sm90_params &p, uint32_t to, const uint16_t *from) const {
+        const int thread = thread_here() & 127, chunk = thread % CHUNKS;
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            int r = thread / CHUNKS + i * STEP;
+            uint32_t t = query_of_row(p, rows[i]), h = rows[i] - t * (uint32_t)p.group;
+            gather_chunk<VEC>(to + (chunk >> 3) * 8192 + r * 128 + (((chunk & 7) ^ (r & 7)) << 4),
+                              from + (int64_t)((uint64_t)t * (uint32_t)p.q.token_stride + (uint64_t)h * (uint32_t)p.q.head_stride) +
+                                 chunk * 8, true,
+                              MOBAI_L2_EVICT_LAST);
+        }
+        copy_commit();
+    }
+};
+
+/** Hides from each row of scores the columns past what it sees; `limit` is the last visible column. */
+template <int N> static __device__ __forceinline__ void mask_columns(float (&s)[N], int quad, int limit0, int limit1) {
+#pragma unroll
+    for (int j = 0; j < N / 4; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            int column = 8 * j + 2 * quad + e;
+            if (column > limit0) s[4 * j + e] = -INFINITY;
+            if (column > limit1) s[4 * j + 2 + e] = -INFINITY;
+        }
+}
+
+static __device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(MOBAI_FULL_WARP, x, 1));
+    return fmaxf(x, __shfl_xor_sync(MOBAI_FULL_WARP, x, 2));
+}
+static __device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(MOBAI_FULL_WARP, x, 1);
+    return x + __shfl_xor_sync(MOBAI_FULL_WARP, x, 2);
+}
+
+/** Greatest scores of the lane's two rows, over the quad. NaN is passed over here and comes back as the sum. */
+template <int N> static __device__ __forceinline__ void row_max(const float (&s)[N], float *m0, float *m1) {
+    float a = fmaxf(s[0], s[1]), b = fmaxf(s[2], s[3]);
+#pragma unroll
+    for (int j = 1; j < N / 4; j++) {
+        a = fmaxf(a, fmaxf(s[4 * j], s[4 * j + 1]));
+        b = fmaxf(b, fmaxf(s[4 * j + 2], s[4 * j + 3]));
+    }
+    *m0 = quad_max(a);
+    *m1 = quad_max(b);
+}
+
+/** s to 2^(scale * s - m) in 16 bits as the A fragments of the second product; adds this lane's sums. */
+template <int BF16, int N>
+static __device__ __forceinline__ void exponentials(const float (&s)[N], uint32_t (&f)[N / 2], float scale, float m0,
+                                                    float m1, float *sum0, float *sum1) {
+    float a0 = 0.0f, a1 = 0.0f, b0 = 0.0f, b1 = 0.0f;
+#pragma unroll
+    for (int j = 0; j < N / 4; j++) {
+        float w = exp2_approx(fmaf(s[4 * j], scale, -m0)), x = exp2_approx(fmaf(s[4 * j + 1], scale, -m0));
+        float y = exp2_approx(fmaf(s[4 * j + 2], scale, -m1)), z = exp2_approx(fmaf(s[4 * j + 3], scale, -m1));
+        a0 += w;
+        a1 += x;
+        b0 += y;
+        b1 += z;
+        f[2 * j] = pack16<BF16>(w, x);
+        f[2 * j + 1] = pack16<BF16>(y, z);
+    }
+    *sum0 += a0 + a1;
+    *sum1 += b0 + b1;
+}
+
+/** Writes half the accumulators (row 0: r 0, row 1: r 1 of the lane) as a partial. */
+template <int BF16, int N>
+static __device__ __forceinline__ void store_partial(char *to, const float (&o)[N], int r, float scale) {
+#pragma unroll
+    for (int c = 0; c < N / 16; c++) {
+        uint32_t v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float x = o[16 * c + 4 * i + 2 * r], y = o[16 * c + 4 * i + 2 * r + 1];
+            v[i] = BF16 ? pack16<BF16>(x, y) : pack16<BF16>(x * scale, y * scale);
+        }
+        asm volatile("st.global.L1::no_allocate.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to + c * 64),
+                     "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]), "l"(MOBAI_L2_EVICT_FIRST)
+                     : "memory");
+    }
+}
+
+/** Where the next piece of work is. */
+struct piece {
+    int g; /* kv head within the slice */
+    mobai_sm90_item item;
+};
+
+/** Running sums of the kv heads' pieces, in shared memory: first[g] .. first[g + 1] - 1 are head g's. */
+static __device__ __forceinline__ void sum_pieces(const mobai_sm90_params &p, int *first) {
+    const int *n_items = (const int *)p.scratch + 4;
+    if (threadIdx.x == 0) {
+        int sum = 0;
+        for (int g = 0; g < p.n_slice_kv_heads; g++) {
+            first[g] = sum;
+            sum += __ldg(n_items + g);
+        }
+        first[p.n_slice_kv_heads] = sum;
+    }
+}
+
+static __device__ __forceinline__ piece piece_at(const mobai_sm90_params &p, const int *first, int i) {
+    int low = 0, high = p.n_slice_kv_heads - 1;
+    while (low < high) {
+        int middle = (low + high + 1) >> 1;
+        if (first[middle] <= i)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    const int4 *from = (const int4 *)((const mobai_sm90_item *)((const char *)p.scratch + MOBAI_SM90_ITEMS_OFFSET) +
+                                      (int64_t)low * p.n_item_capacity + (i - first[low]));
+    int4 a = __ldg(from), b = __ldg(from + 1);
+    piece x;
+    x.g = low;
+    x.item.first = (int64_t)(uint32_t)a.x | (int64_t)a.y << 32;
+    x.item.n_rows = a.z;
+    x.item.n_masked = a.w;
+    x.item.key_row = b.x;
+    x.item.n_keys = b.y;
+    x.item.pos_shift = b.z;
+    x.item.sequence = b.w;
+    return x;
+}
+
+/** What a tile needs of its piece now and then, kept in shared memory: registers are short. */
+struct piece_facts {
+    const uint32_t *volatile rows;
+    const uint16_t *volatile ranks;
+    const uint16_t *volatile q; /* the sequence's and kv head's first element */
+    volatile int n_masked, last_key, pos_shift;
+    volatile uint32_t first_pick; /* pick of (row, rank) within the slice: first_pick + row * top_k + rank */
+};
+
+static __device__ __forceinline__ void note_facts(const mobai_sm90_params &p, piece_facts *facts, const piece &w) {
+    if (threadIdx.x != 0) return;
+    const int g = p.kv_head_begin + w.g;
+    const int64_t list = (int64_t)g * p.index_row_stride + w.item.first;
+    facts->rows = (const uint32_t *)p.index_rows + list;
+    facts->ranks = (const uint16_t *)p.index_ranks + list;
+    facts->q = (const uint16_t *)p.q.address + batch_offset(p.q, w.item.sequence) + (int64_t)g * p.group * p.q.head_stride;
+    uint32_t rows = (uint32_t)(p.query_end - p.query_begin) * (uint32_t)p.group;
+    facts->n_masked = w.item.n_masked;
+    facts->last_key = w.item.n_keys - 1;
+    facts->pos_shift = p.causal ? w.item.pos_shift : 0x7fffffff - p.total_q;
+    facts->first_pick =
+        ((uint32_t)w.g * rows - (uint32_t)p.query_begin * (uint32_t)p.group) * (uint32_t)p.top_k;
+}
+
+template <int D, int KEYS> struct attend_layout {
+    static constexpr int KEY_BYTES = KEYS * D * 2, Q_BYTES = 64 * D * 2, BYTES = 2 * KEY_BYTES + 2 * Q_BYTES + 1024;
+};
+
+template <int BF16, int D, int KEYS, int VEC> static __device__ __forceinline__ void attend(const mobai_sm90_params &p) {
+    using layout = attend_layout<D, KEYS>;
+    extern __shared__ char raw[];
+    __shared__ int first_piece[MOBAI_SM90_MAX_KV_HEADS + 1];
+    __shared__ int next[2];
+    __shared__ piece_facts facts;
+    const uint32_t k_at = (shared_address(raw) + 1023) & ~1023u, v_at = k_at + layout::KEY_BYTES;
+    const int warpgroup = __shfl_sync(MOBAI_FULL_WARP, (int)threadIdx.x >> 7, 0);
+    const uint32_t q_at = v_at + layout::KEY_BYTES + warpgroup * layout::Q_BYTES;
+    const int lane = (int)threadIdx.x & 31, quad = lane & 3;
+    const int tile_row = (((int)threadIdx.x & 127) >> 5) * 16 + (lane >> 2); /* and tile_row + 8 */
+    int *counter = (int *)p.scratch;
+    const float scale = fabsf(p.scale_log2);
+
+    sum_pieces(p, first_piece);
+    if (threadIdx.x == 0) next[0] = atomicAdd(counter, 1);
+    __syncthreads();
+    int parity = 0;
+    while (next[parity] < first_piece[p.n_slice_kv_heads]) {
+        const piece w = piece_at(p, first_piece, next[parity]);
+        const int n_rows = w.item.n_rows, n_tiles = (n_rows + 63) >> 6;
+        if (threadIdx.x == 0) next[parity ^ 1] = atomicAdd(counter, 1);
+        note_facts(p, &facts, w);
+        load_keys<D, KEYS, VEC>(k_at, p.k, p.kv_head_begin + w.g, w.item.sequence, w.item.key_row, w.item.n_keys);
+        load_keys<D, KEYS, VEC>(v_at, p.v, p.kv_head_begin + w.g, w.item.sequence, w.item.key_row, w.item.n_keys);
+        copy_commit();
+        __syncthreads();
+        row_gather<D, VEC> gather;
+        if (warpgroup < n_tiles) {
+            gather.number(facts.rows, warpgroup, n_rows);
+            gather.fetch(p, q_at, facts.q);
+            if (warpgroup + 2 < n_tiles) gather.number(facts.rows, warpgroup + 2, n_rows);
+        }
+        copy_wait<0>();
+        async_proxy_fence();
+        __syncthreads();
+        parity ^= 1;
+
+#pragma unroll 1
+        for (int tile = warpgroup; tile < n_tiles; tile += 2) {
+            copy_wait<0>();
+            async_proxy_fence();
+            warpgroup_barrier(1 + warpgroup);
+            float s[KEYS / 2];
+            const uint64_t qd = wgmma_descriptor(q_at, 16), kd = wgmma_descriptor(k_at, 16);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < D / 16; k++)
+                wgmma_ss<BF16>(s, qd + (k >> 2) * 512 + (k & 3) * 2, kd + (k >> 2) * (KEYS * 8) + (k & 3) * 2, k > 0);
+            wgmma_commit();
+            const int x0 = min(tile * 64 + tile_row, n_rows - 1), x1 = min(tile * 64 + tile_row + 8, n_rows - 1);
+            const uint32_t *const rows = facts.rows;
+            const uint16_t *const ranks = facts.ranks;
+            const uint32_t pick0 = facts.first_pick + __ldg(rows + x0) * (uint32_t)p.top_k + __ldg(ranks + x0);
+            const uint32_t pick1 = facts.first_pick + __ldg(rows + x1) * (uint32_t)p.top_k + __ldg(ranks + x1);
+            wgmma_wait<0>();
+            hold(s);
+            warpgroup_barrier(1 + warpgroup);
+            if (tile + 2 < n_tiles) {
+                gather.fetch(p, q_at, facts.q);
+                if (tile + 4 < n_tiles) gather.number(facts.rows, tile + 4, n_rows);
+            }
+            if (p.scale_log2 < 0.0f) {
+#pragma unroll
+                for (int i = 0; i < KEYS / 2; i++) s[i] = -s[i];
+            }
+            if (tile * 64 < facts.n_masked) {
+                int y0 = min(tile * 64 + tile_row, n_rows - 1), y1 = min(tile * 64 + tile_row + 8, n_rows - 1);
+                int shift = facts.pos_shift, last = facts.last_key;
+                mask_columns(s, quad, min(last, (int)query_of_row(p, __ldg(facts.rows + y0)) + shift),
+                             min(last, (int)query_of_row(p, __ldg(facts.rows + y1)) + shift));
+            }
+            float m0, m1, sum0 = 0.0f, sum1 = 0.0f;
+            row_max(s, &m0, &m1);
+            m0 = m0 == -INFINITY ? 0.0f : m0 * scale;
+            m1 = m1 == -INFINITY ? 0.0f : m1 * scale;
+            uint32_t f[KEYS / 4];
+            exponentials<BF16>(s, f, scale, m0, m1, &sum0, &sum1);
+            float o[D / 2];
+            const uint64_t vd = wgmma_descriptor(v_at, KEYS * 128);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < KEYS / 16; k++) wgmma_rs<BF16, 1>(o, f + 4 * k, vd + k * 128, k > 0);
+            wgmma_commit();
+            sum0 = quad_sum(sum0);
+            sum1 = quad_sum(sum1);
+            const bool real0 = tile * 64 + tile_row < n_rows, real1 = tile * 64 + tile_row + 8 < n_rows;
+            if (quad == 0) {
+                float2 *ml = (float2 *)p.partial_ml;
+                if (real0) ml[pick0] = make_float2(m0, sum0);
+                if (real1) ml[pick1] = make_float2(m1, sum1);
+            }
+            const float inverse0 = BF16 ? 1.0f : rcp_approx(sum0), inverse1 = BF16 ? 1.0f : rcp_approx(sum1);
+            wgmma_wait<0>();
+            hold(o);
+            char *partials = (char *)p.partials + quad * 16;
+            if (real0) store_partial<BF16>(partials + (int64_t)pick0 * (D * 2), o, 0, inverse0);
+            if (real1) store_partial<BF16>(partials + (int64_t)pick1 * (D * 2), o, 1, inverse1);
+        }
+        __syncthreads();
+    }
+}
+
+/** Blocks longer than KEYS keys: both warpgroups walk the block's keys together, tile by tile of their rows. */
+template <int BF16, int D, int KEYS, int VEC>
+static __device__ __forceinline__ void attend_stream(const mobai_sm90_params &p) {
+    using layout = attend_layout<D, KEYS>;
+    extern __shared__ char raw[];
+    __shared__ int first_piece[MOBAI_SM90_MAX_KV_HEADS + 1];
+    __shared__ int next[2];
+    __shared__ piece_facts facts;
+    const uint32_t k_at = (shared_address(raw) + 1023) & ~1023u, v_at = k_at + layout::KEY_BYTES;
+    const int warpgroup = __shfl_sync(MOBAI_FULL_WARP, (int)threadIdx.x >> 7, 0);
+    const uint32_t q_at = v_at + layout::KEY_BYTES + warpgroup * layout::Q_BYTES;
+    const int lane = (int)threadIdx.x & 31, quad = lane & 3;
+    const int tile_row = (((int)threadIdx.x & 127) >> 5) * 16 + (lane >> 2);
+    const float scale = fabsf(p.scale_log2);
+
+    sum_pieces(p, first_piece);
+    if (threadIdx.x == 0) next[0] = atomicAdd((int *)p.scratch, 1);
+    __syncthreads();
+    int parity = 0;
+    while (next[parity] < first_piece[p.n_slice_kv_heads]) {
+        const piece w = piece_at(p, first_piece, next[parity]);
+        const int n_rows = w.item.n_rows, n_tiles = (n_rows + 63) >> 6;
+        if (threadIdx.x == 0) next[parity ^ 1] = atomicAdd((int *)p.scratch, 1);
+        note_facts(p, &facts, w);
+        __syncthreads();
+        parity ^= 1;
+        for (int pair = 0; pair < n_tiles; pair += 2) {
+            const int tile = pair + warpgroup; /* past the end: computed on the last row, not stored */
+            const uint32_t *const rows = facts.rows;
+            const int x0 = min(tile * 64 + tile_row, n_rows - 1), x1 = min(tile * 64 + tile_row + 8, n_rows - 1);
+            const uint32_t row0 = __ldg(rows + x0), row1 = __ldg(rows + x1);
+            int limit0 = facts.last_key, limit1 = limit0;
+            if (pair * 64 < facts.n_masked) {
+                limit0 = min(limit0, (int)query_of_row(p, row0) + facts.pos_shift);
+                limit1 = min(limit1, (int)query_of_row(p, row1) + facts.pos_shift);
+            }
+            row_gather<D, VEC> gather;
+            gather.number(rows, tile, n_rows);
+            gather.fetch(p, q_at, facts.q);
+            float o[D / 2], m0 = -INFINITY, m1 = -INFINITY, sum0 = 0.0f, sum1 = 0.0f;
+#pragma unroll
+            for (int i = 0; i < D / 2; i++) o[i] = 0.0f;
+#pragma unroll 1
+            for (int key = 0; key < w.item.n_keys; key += KEYS) {
+                load_keys<D, KEYS, VEC>(k_at, p.k, p.kv_head_begin + w.g, w.item.sequence, w.item.key_row + key,
+                                        w.item.n_keys - key);
+                load_keys<D, KEYS, VEC>(v_at, p.v, p.kv_head_begin + w.g, w.item.sequence, w.item.key_row + key,
+                                        w.item.n_keys - key);
+                copy_commit();
+                copy_wait<0>();
+                async_proxy_fence();
+                __syncthreads();
+                float s[KEYS / 2];
+                const uint64_t qd = wgmma_descriptor(q_at, 16), kd = wgmma_descriptor(k_at, 16);
+                wgmma_fence();
+#pragma unroll
+                for (int k = 0; k < D / 16; k++)
+                    wgmma_ss<BF16>(s, qd + (k >> 2) * 512 + (k & 3) * 2, kd + (k >> 2) * (KEYS * 8) + (k & 3) * 2, k > 0);
+                wgmma_commit();
+                wgmma_wait<0>();
+                hold(s);
+                if (p.scale_log2 < 0.0f) {
+#pragma unroll
+                    for (int i = 0; i < KEYS / 2; i++) s[i] = -s[i];
+                }
+                if (!__all_sync(MOBAI_FULL_WARP, min(limit0, limit1) - key >= KEYS - 1))
+                    mask_columns(s, quad, limit0 - key, limit1 - key);
+                float a0, a1;
+                row_max(s, &a0, &a1);
+                a0 = fmaxf(m0, a0 * scale);
+                a1 = fmaxf(m1, a1 * scale);
+                const float base0 = a0 == -INFINITY ? 0.0f : a0, base1 = a1 == -INFINITY ? 0.0f : a1;
+                const float c0 = exp2_approx(m0 - base0), c1 = exp2_approx(m1 - base1);
+                m0 = a0;
+                m1 = a1;
+                sum0 *= c0;
+                sum1 *= c1;
+                uint32_t f[KEYS / 4];
+                exponentials<BF16>(s, f, scale, base0, base1, &sum0, &sum1);
+#pragma unroll
+                for (int i = 0; i < D / 8; i++) {
+                    o[4 * i] *= c0;
+                    o[4 * i + 1] *= c0;
+                    o[4 * i + 2] *= c1;
+                    o[4 * i + 3] *= c1;
+                }
+                const uint64_t vd = wgmma_descriptor(v_at, KEYS * 128);
+                hold(o);
+                wgmma_fence();
+#pragma unroll
+                for (int k = 0; k < KEYS / 16; k++) wgmma_rs<BF16, 1>(o, f + 4 * k, vd + k * 128, 1);
+                wgmma_commit();
+                wgmma_wait<0>();
+                hold(o);
+                __syncthreads();
+            }
+            sum0 = quad_sum(sum0);
+            sum1 = quad_sum(sum1);
+            const bool real0 = tile * 64 + tile_row < n_rows, real1 = tile * 64 + tile_row + 8 < n_rows;
+            const uint16_t *const ranks = facts.ranks;
+            const uint32_t pick0 = facts.first_pick + row0 * (uint32_t)p.top_k + __ldg(ranks + x0);
+            const uint32_t pick1 = facts.first_pick + row1 * (uint32_t)p.top_k + __ldg(ranks + x1);
+            if (quad == 0) {
+                float2 *ml = (float2 *)p.partial_ml;
+                if (real0) ml[pick0] = make_float2(m0 == -INFINITY ? 0.0f : m0, sum0);
+                if (real1) ml[pick1] = make_float2(m1 == -INFINITY ? 0.0f : m1, sum1);
+            }
+            char *partials = (char *)p.partials + quad * 16;
+            if (real0) store_partial<BF16>(partials + (int64_t)pick0 * (D * 2), o, 0, rcp_approx(sum0));
+            if (real1) store_partial<BF16>(partials + (int64_t)pick1 * (D * 2), o, 1, rcp_approx(sum1));
+        }
+        __syncthreads();
+    }
+}
+
+#define ATTEND(NAME, BF16, D, KEYS)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(256, 2) NAME(const __grid_constant__ mobai_sm90_params p) {           \
+        attend<BF16, D, KEYS, 1>(p);                                                                                   \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME##_strided(const __grid_constant__ mobai_sm90_params p) { \
+        attend<BF16, D, KEYS, 0>(p);                                                                                   \
+    }
+#define ATTEND_STREAM(NAME, BF16, D)                                                                                   \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME(const __grid_constant__ mobai_sm90_params p) {           \
+        attend_stream<BF16, D, 128, 1>(p);                                                                             \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME##_strided(const __grid_constant__ mobai_sm90_params p) { \
+        attend_stream<BF16, D, 128, 0>(p);                                                                             \
+    }
+ATTEND(attend_f16_d64_n64, 0, 64, 64)
+ATTEND(attend_f16_d64_n128, 0, 64, 128)
+ATTEND(attend_f16_d128_n64, 0, 128, 64)
+ATTEND(attend_f16_d128_n128, 0, 128, 128)
+ATTEND(attend_bf16_d64_n64, 1, 64, 64)
+ATTEND(attend_bf16_d64_n128, 1, 64, 128)
+ATTEND(attend_bf16_d128_n64, 1, 128, 64)
+ATTEND(attend_bf16_d128_n128, 1, 128, 128)
+ATTEND_STREAM(attend_f16_d64_stream, 0, 64)
+ATTEND_STREAM(attend_f16_d128_stream, 0, 128)
+ATTEND_STREAM(attend_bf16_d64_stream, 1, 64)
+ATTEND_STREAM(attend_bf16_d128_stream, 1, 128)

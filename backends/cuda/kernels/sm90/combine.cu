@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * combine: o and lse of a slice's rows from their picks' partials. D / 8 lanes a row, 16 bytes of every partial each; a
+ * row's partials lie side by side in rank order, so the sum's order is fixed. The partials' column order (attend.cu) is
+ * undone by a transpose within quads.
+ */
+#include "common.cuh"
+
+/** 4 x 4 transpose of words over the lanes of a quad. */
+static __device__ __forceinline__ void transpose_quad(uint32_t (&v)[4], int quad) {
+    {
+        bool odd = quad & 1;
+        uint32_t a = odd ? v[0] : v[1], b = odd ? v[2] : v[3];
+        a = __shfl_xor_sync(MOBAI_FULL_WARP, a, 1);
+        b = __shfl_xor_sync(MOBAI_FULL_WARP, b, 1);
+        if (odd)
+            v[0] = a, v[2] = b;
+        else
+            v[1] = a, v[3] = b;
+    }
+    {
+        bool high = quad & 2;
+        uint32_t a = high ? v[0] : v[2], b = high ? v[1] : v[3];
+        a = __shfl_xor_sync(MOBAI_FULL_WARP, a, 2);
+        b = __shfl_xor_sync(MOBAI_FULL_WARP, b, 2);
+        if (high)
+            v[0] = a, v[1] = b;
+        else
+            v[2] = a, v[3] = b;
+    }
+}
+
+template <int BF16, int D, int VEC> static __device__ __forceinline__ void combine(const mobai_sm90_params &p) {
+    constexpr int LANES = D / 8, PER_LANE = 32 / LANES; /* picks whose weight one lane computes */
+    const int lane = (int)threadIdx.x % LANES;
+    const uint32_t n_queries = (uint32_t)(p.query_end - p.query_begin), rows = n_queries * (uint32_t)p.group;
+    const uint32_t row = blockIdx.x * (256 / LANES) + threadIdx.x / LANES;
+    const bool real_row = row < rows;
+    const uint32_t within = (real_row ? row : 0) + (uint32_t)p.query_begin * (uint32_t)p.group;
+    const int t = (int)query_of_row(p, within);
+    const int slice_g = (int)blockIdx.y, g = p.kv_head_begin + slice_g;
+    const int h = g * p.group + (int)(within - (uint32_t)t * (uint32_t)p.group);
+    const sequence s = sequence_of_query(p, t);
+    const int legal = n_legal_blocks(p, s, t);
+    const int64_t pick = ((int64_t)slice_g * rows + (real_row ? row : 0)) * p.top_k;
+    const int32_t *selection = (const int32_t *)p.selection + ((int64_t)t * p.n_q_heads + h) * p.top_k;
+
+    /* which picks have a partial: the rule of index.cu */
+    float m[PER_LANE], weight[PER_LANE];
+    int before = -1;
+    bool ascending = true;
+    int ids[PER_LANE];
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        int x = i * LANES + lane, id = x < p.top_k ? __ldg(selection + x) : -1;
+        ids[i] = id >= 0 && id < legal ? id : -1;
+        int left = __shfl_up_sync(MOBAI_FULL_WARP, ids[i], 1, LANES);
+        left = lane == 0 ? before : left;
+        if (ids[i] >= 0 && ids[i] <= left) ascending = false;
+        before = __shfl_sync(MOBAI_FULL_WARP, ids[i], LANES - 1, LANES);
+    }
+    if (!__all_sync(MOBAI_FULL_WARP, ascending)) {
+        int kept[PER_LANE];
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++) kept[i] = ids[i];
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++)
+            for (int x = 0; x < LANES; x++) {
+                int other = __shfl_sync(MOBAI_FULL_WARP, ids[i], x, LANES);
+#pragma unroll
+                for (int j = 0; j < PER_LANE; j++)
+                    if (other >= 0 && ids[j] == other && j * LANES + lane > i * LANES + x) kept[j] = -1;
+            }
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++) ids[i] = kept[i];
+    }
+
+    const float2 *ml = (const float2 *)p.partial_ml + pick;
+    float greatest = -INFINITY, sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        float2 v = ids[i] >= 0 ? __ldg(ml + i * LANES + lane) : make_float2(-INFINITY, 0.0f);
+        m[i] = v.x;
+        weight[i] = v.y;
+        greatest = fmaxf(greatest, v.x);
+    }
+#pragma unroll
+    for (int i = 1; i < LANES; i <<= 1) greatest = fmaxf(greatest, __shfl_xor_sync(MOBAI_FULL_WARP, greatest, i));
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        float w = ids[i] >= 0 ? exp2_approx(m[i] - greatest) : 0.0f;
+        sum += w * weight[i];
+        /* f16 partials are normalised by their own sum */
+        if constexpr (BF16)
+            weight[i] = w;
+        else
+            weight[i] = ids[i] >= 0 ? w * weight[i] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 1; i < LANES; i <<= 1) sum += __shfl_xor_sync(MOBAI_FULL_WARP, sum, i);
+    const bool none = greatest == -INFINITY && sum == 0.0f;
+    const float inverse = none ? 0.0f : 1.0f / sum;
+
+    float o[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) o[i] = 0.0f;
+    const char *partials = (const char *)p.partials + pick * (D * 2) + lane * 16;
+#pragma unroll
+    for (int batch = 0; batch < 4; batch++) {
+        if (batch * 8 >= p.top_k) break;
+        uint4 v[8];
+        float w[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const int x = batch * 8 + i;
+            const int id = __shfl_sync(MOBAI_FULL_WARP, ids[x / LANES], x % LANES, LANES);
+            w[i] = __shfl_sync(MOBAI_FULL_WARP, weight[x / LANES], x % LANES, LANES) * inverse;
+            v[i] = make_uint4(0, 0, 0, 0);
+            asm volatile("{\n.reg .pred p;\nsetp.ge.s32 p, %6, 0;\n"
+                         "@p ld.global.L1::no_allocate.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;\n}"
+                         : "+r"(v[i].x), "+r"(v[i].y), "+r"(v[i].z), "+r"(v[i].w)
+                         : "l"(partials + x * (D * 2)), "l"(MOBAI_L2_EVICT_FIRST), "r"(id));
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const uint32_t words[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float2 f = unpack16<BF16>(words[j]);
+                o[2 * j] = fmaf(w[i], f.x, o[2 * j]);
+                o[2 * j + 1] = fmaf(w[i], f.y, o[2 * j + 1]);
+            }
+        }
+    }
+    uint32_t words[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) words[j] = pack16<BF16>(o[2 * j], o[2 * j + 1]);
+    transpose_quad(words, lane & 3);
+    if (!real_row) return;
+    /* rows past the last sequence take its offset, which is 0 with cu_seqlens and cannot occur without */
+    uint16_t *out = (uint16_t *)p.o.address + (int64_t)t * p.o.token_stride + h * p.o.head_stride +
+                    batch_offset(p.o, s.index) + lane * 8;
+    if constexpr (VEC) {
+        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(out), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                     "r"(words[3])
+                     : "memory");
+    } else {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            out[2 * j] = (uint16_t)words[j];
+            out[2 * j + 1] = (uint16_t)(words[j] >> 16);
+        }
+    }
+    if (lane == 0 && p.lse)
+        ((float *)p.lse)[(int64_t)h * p.total_q + t] =
+            none ? -INFINITY : (greatest + log2_approx(sum)) * 0.693147180559945309f;
+}
+
+#define COMBINE(NAME, BF16, D)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ mobai_sm90_params p) {              \
+        combine<BF16, D, 1>(p);                                                                                        \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256) NAME##_strided(const __grid_constant__ mobai_sm90_params p) {    \
+        combine<BF16, D, 0>(p);                                                                                        \
+    }
+COMBINE(combine_f16_d64, 0, 64)
+COMBINE(combine_f16_d128, 0, 128)
+COMBINE(combine_bf16_d64, 1, 64)
+COMBINE(combine_bf16_d128, 1, 128)

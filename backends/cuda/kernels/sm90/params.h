@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the sm_90a kernels receive: mobai_stage_args (core/backend.h) cut to plain device addresses, and the layout of
+ * the scratch buffers. Read by host C11 and by device C++.
+ */
+#ifndef MOBAI_SM90_PARAMS_H
+#define MOBAI_SM90_PARAMS_H
+
+#include <stdint.h>
+
+/** A [token][head][head_dim] view. Element offset of row t, head h of sequence b:
+ *  t * token_stride + h * head_stride + b * batch_shift, where batch_shift = batch_stride - seqlen * token_stride
+ *  without cu_seqlens and 0 with them. */
+typedef struct mobai_sm90_tensor {
+    uint64_t address;
+    int64_t token_stride, head_stride, batch_shift;
+} mobai_sm90_tensor;
+
+typedef struct mobai_sm90_params {
+    mobai_sm90_tensor q, k, v, o;
+    uint64_t lse; /* 0: not wanted */
+    uint64_t cu_q, cu_k; /* 0: none */
+    uint64_t centroids, selection;
+    uint64_t index_offsets, index_rows, index_ranks;
+    uint64_t partials, partial_ml;
+    uint64_t scratch;
+    int64_t index_row_stride;
+    int32_t batch, total_q, total_k, seqlen_q, seqlen_k, n_slots;
+    int32_t n_q_heads, group, block_size, top_k, n_sink, n_local, causal;
+    int32_t kv_head_begin, n_slice_kv_heads;
+    int32_t query_begin, query_end;
+    int32_t index_chunk_rows, n_index_chunks;
+    int32_t n_item_capacity; /* attend items of one kv head */
+    uint32_t group_magic, group_shift; /* row / group = umulhi(row, magic) >> shift for row < 2^31, group > 1 */
+    float scale_log2;                  /* softmax_scale * log2(e) */
+} mobai_sm90_params;
+
+/** One piece of a key block's list, made by the items kernel for attend. */
+typedef struct mobai_sm90_item {
+    int64_t first;     /* position of its first row in the kv head's index */
+    int32_t n_rows;    /* at most MOBAI_SM90_ITEM_TILES * 64 */
+    int32_t n_masked;  /* leading rows that do not see every key of a full block */
+    int32_t key_row;   /* storage row of the block's first key */
+    int32_t n_keys;    /* real keys of the block */
+    int32_t pos_shift; /* query row t sees the block's keys 0 .. t + pos_shift */
+    int32_t sequence;
+} mobai_sm90_item;
+
+#define MOBAI_SM90_ITEM_TILES 16 /* row tiles of an item: fewer lose to key loads, more to imbalance */
+#define MOBAI_SM90_MAX_KV_HEADS 512
+#define MOBAI_SM90_INDEX_WINDOW 4096 /* slots one index work-group counts */
+#define MOBAI_SM90_INDEX_PICKS 65536 /* picks a scatter work-group sorts in shared memory */
+#define MOBAI_SM90_INDEX_MIN_GROUPS 264 /* work-groups below which index chunks are made smaller */
+
+/** Attend scratch: counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity]. */
+#define MOBAI_SM90_ITEMS_OFFSET (16 + 4 * MOBAI_SM90_MAX_KV_HEADS)
+
+#endif

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Launching the sm_90a stages: stage arguments to kernel parameters, grids, and the kernel for the caller's alignment.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "backends/cuda/cuda.h"
+#include "core/geometry.h"
+#include "core/status.h"
+
+static uint64_t address(moba_buffer b) { return b.handle ? b.handle + b.offset : 0; }
+
+static mobai_sm90_tensor tensor(const moba_tensor *t, int64_t seqlen, bool packed) {
+    return (mobai_sm90_tensor){address(t->buffer), t->token_stride, t->head_stride,
+                               packed ? 0 : t->batch_stride - seqlen * t->token_stride};
+}
+
+/** Rows can be moved 16 bytes at a time. */
+static bool is_aligned(const mobai_sm90_tensor *t) {
+    return t->address % 16 == 0 && (t->token_stride | t->head_stride | t->batch_shift) % 8 == 0;
+}
+
+static mobai_sm90_params params_of(const mobai_stage_args *a) {
+    const bool packed = a->cu_seqlens_q.handle != 0;
+    mobai_sm90_params p;
+    memset(&p, 0, sizeof p);
+    p.q = tensor(&a->q, a->seqlen_q, packed);
+    p.k = tensor(&a->k, a->seqlen_k, packed);
+    p.v = tensor(&a->v, a->seqlen_k, packed);
+    p.o = tensor(&a->o, a->seqlen_q, packed);
+    p.lse = address(a->lse);
+    p.cu_q = address(a->cu_seqlens_q);
+    p.cu_k = address(a->cu_seqlens_k);
+    p.centroids = address(a->centroids);
+    p.selection = address(a->selection);
+    p.index_offsets = address(a->index_offsets);
+    p.index_rows = address(a->index_rows);
+    p.index_ranks = address(a->index_ranks);
+    p.partials = address(a->partials);
+    p.partial_ml = address(a->partial_ml);
+    p.scratch = address(a->scratch);
+    p.index_row_stride = a->index_row_stride;
+    p.batch = (int32_t)a->batch;
+    p.total_q = (int32_t)a->total_q;
+    p.total_k = (int32_t)a->total_k;
+    p.seqlen_q = (int32_t)a->seqlen_q;
+    p.seqlen_k = (int32_t)a->seqlen_k;
+    p.n_slots = (int32_t)a->n_slots;
+    p.n_q_heads = a->n_q_heads;
+    p.group = a->group;
+    p.block_size = a->block_size;
+    p.top_k = a->top_k;
+    p.n_sink = a->n_sink_blocks;
+    p.n_local = a->n_local_blocks;
+    p.causal = a->causal;
+    p.kv_head_begin = a->kv_head_begin;
+    p.n_slice_kv_heads = a->kv_head_end - a->kv_head_begin;
+    p.query_begin = (int32_t)a->query_begin;
+    p.query_end = (int32_t)a->query_end;
+    p.scale_log2 = a->softmax_scale * 1.44269504088896341f;
+    if (a->group > 1) {
+        /* ceil(2^(32 + s) / group) with s = floor(log2(group - 1)): exact for rows below 2^31 */
+        uint32_t shift = 0;
+        while ((2u << shift) < (uint32_t)a->group) shift++;
+        const uint64_t group = (uint64_t)a->group;
+        p.group_magic = (uint32_t)((((uint64_t)1 << (32 + shift)) + group - 1) / group);
+        p.group_shift = shift;
+    }
+    return p;
+}
+
+typedef struct grid {
+    unsigned x, y, z, threads, shared;
+} grid;
+
+static moba_status run(mobai_device *device, cu_stream stream, cuda_module_id module, int kernel, grid g,
+                       mobai_sm90_params *p) {
+    void *arguments[] = {p};
+    cu_result result = cuda_driver_get()->launch(device->functions[module][kernel], g.x, g.y, g.z, g.threads, 1, 1,
+                                                 g.shared, stream, arguments, NULL);
+    if (result == CU_SUCCESS) return MOBA_OK;
+    char what[160];
+    snprintf(what, sizeof what, "launch %s on a grid of %u x %u x %u", cuda_modules[module].kernels[kernel].name, g.x, g.y,
+             g.z);
+    return cuda_fail(result, what);
+}
+
+/** Place of a kernel in its BY_ELEMENT_AND_DIM group. */
+static int place(const cuda_code *code, bool aligned) {
+    return code->bf16 * 4 + (code->head_dim == 128) * 2 + !aligned;
+}
+
+static unsigned shared_of(cuda_module_id module, int kernel) { return cuda_modules[module].kernels[kernel].dynamic_shared; }
+
+moba_status cuda_launch_centroid(mobai_device *device, cu_stream stream, const cuda_code *code,
+                                 const mobai_stage_args *a) {
+    mobai_sm90_params p = params_of(a);
+    int64_t groups = (int64_t)p.n_slots * p.n_slice_kv_heads;
+    if (groups == 0) return MOBA_OK;
+    if (groups > INT32_MAX)
+        return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%lld (key block, kv head) pairs; one launch covers at most %d",
+                          (long long)groups, INT32_MAX);
+    grid g = {(unsigned)groups, 1, 1, 128, 0};
+    return run(device, stream, CUDA_MODULE_CENTROID, place(code, is_aligned(&p.k)), g, &p);
+}
+
+moba_status cuda_launch_gate(mobai_device *device, cu_stream stream, const cuda_code *code, const mobai_stage_args *a) {
+    mobai_sm90_params p = params_of(a);
+    if (p.total_q == 0 || p.n_slice_kv_heads == 0) return MOBA_OK;
+    const int routed = p.top_k - p.n_sink - (p.causal ? (p.n_local > 1 ? p.n_local : 1) : 0);
+    const bool few = routed <= 8;
+    const int kernel = place(code, is_aligned(&p.q)) + (few ? 0 : 8);
+    const int64_t rows = few ? 192 : 128;
+    const int64_t tiles = mobai_ceil_div(p.total_q, rows) * p.n_slice_kv_heads * p.group;
+    grid g = {(unsigned)mobai_min64(tiles, device->n_multiprocessors), 1, 1, few ? 512 : 384,
+              shared_of(CUDA_MODULE_GATE, kernel)};
+    return run(device, stream, CUDA_MODULE_GATE, kernel, g, &p);
+}
+
+/* ------------------------------------------------------------------------------------------------- index -- */
+
+/** Lanes that read one row's picks, and so the rows whose picks fit a scatter work-group. */
+static int32_t index_lanes(int32_t top_k) { return top_k <= 8 ? 8 : top_k <= 16 ? 16 : 32; }
+
+static int64_t index_chunk_rows(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k) {
+    const int64_t windows = mobai_max64(1, mobai_ceil_div(n_slots, MOBAI_SM90_INDEX_WINDOW));
+    int64_t rows = MOBAI_SM90_INDEX_PICKS / index_lanes(top_k);
+    while (rows > 512 && n_kv_heads * windows * mobai_ceil_div(n_rows, rows) < MOBAI_SM90_INDEX_MIN_GROUPS) rows /= 2;
+    return rows;
+}
+
+size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k) {
+    /* Smaller chunks are taken only while there are fewer than MIN_GROUPS of them, so halving gives at most twice that. */
+    const int64_t most = MOBAI_SM90_INDEX_PICKS / index_lanes(top_k);
+    const int64_t chunks =
+        mobai_max64(n_kv_heads * mobai_ceil_div(n_rows, most), 2 * MOBAI_SM90_INDEX_MIN_GROUPS + n_kv_heads);
+    return (size_t)chunks * (size_t)n_slots * sizeof(uint32_t);
+}
+
+moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda_code *code, const mobai_stage_args *a) {
+    (void)code;
+    mobai_sm90_params p = params_of(a);
+    const int64_t rows = (int64_t)p.total_q * p.group;
+    if (p.n_slice_kv_heads == 0) return MOBA_OK;
+    p.index_chunk_rows = (int32_t)index_chunk_rows(p.n_slice_kv_heads, rows, p.n_slots, p.top_k);
+    p.n_index_chunks = (int32_t)mobai_ceil_div(rows, p.index_chunk_rows);
+    const unsigned windows = (unsigned)mobai_max64(1, mobai_ceil_div(p.n_slots, MOBAI_SM90_INDEX_WINDOW));
+    const unsigned window = (unsigned)mobai_min64(p.n_slots, MOBAI_SM90_INDEX_WINDOW);
+    const unsigned warps = window <= 2048 ? 16 : 8;
+    const int first = p.top_k <= 8 ? 1 : p.top_k <= 16 ? 3 : 5;
+    const unsigned picks = (unsigned)(p.index_chunk_rows * p.top_k);
+    grid count = {(unsigned)p.n_index_chunks, windows, (unsigned)p.n_slice_kv_heads, 512, window * 4};
+    grid scan = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
+    grid scatter = count;
+    scatter.threads = warps * 32;
+    scatter.shared = ((window + 2) & ~1u) * 4 + warps * ((window + 1) & ~1u) * 2 + picks * 2;
+    MOBAI_TRY(run(device, stream, CUDA_MODULE_INDEX, first, count, &p));
+    MOBAI_TRY(run(device, stream, CUDA_MODULE_INDEX, 0, scan, &p));
+    return run(device, stream, CUDA_MODULE_INDEX, first + 1, scatter, &p);
+}
+
+/* ---------------------------------------------------------------------------------------- attend, combine -- */
+
+static int64_t item_capacity(int64_t n_rows, int64_t n_slots, int32_t top_k) {
+    return n_slots + n_rows * top_k / (64 * MOBAI_SM90_ITEM_TILES) + 1;
+}
+
+size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k) {
+    return MOBAI_SM90_ITEMS_OFFSET +
+           (size_t)n_slice_kv_heads * (size_t)item_capacity(n_slice_rows, n_slots, top_k) * sizeof(mobai_sm90_item);
+}
+
+moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cuda_code *code, const mobai_stage_args *a) {
+    mobai_sm90_params p = params_of(a);
+    if (p.n_slice_kv_heads == 0 || p.query_end == p.query_begin) return MOBA_OK;
+    if (p.q.token_stride > INT32_MAX || p.q.head_stride > INT32_MAX)
+        return mobai_fail(MOBA_ERROR_UNSUPPORTED, "q has strides of %lld and %lld elements; this kernel takes at most %d",
+                          (long long)p.q.token_stride, (long long)p.q.head_stride, INT32_MAX);
+    const int64_t rows = (int64_t)(p.query_end - p.query_begin) * p.group;
+    const int64_t capacity = item_capacity(rows, p.n_slots, p.top_k);
+    p.n_item_capacity = (int32_t)capacity;
+    grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 512, 0};
+    MOBAI_TRY(run(device, stream, CUDA_MODULE_ATTEND, 0, items, &p));
+    const bool aligned = is_aligned(&p.q) && is_aligned(&p.k) && is_aligned(&p.v);
+    const int method = p.block_size == 64 ? 0 : p.block_size == 128 ? 1 : 2;
+    const int kernel = 1 + method * 8 + place(code, aligned);
+    const int per_multiprocessor = method < 2 && aligned ? 2 : 1;
+    grid g = {(unsigned)mobai_min64(capacity * p.n_slice_kv_heads, (int64_t)device->n_multiprocessors * per_multiprocessor),
+              1, 1, 256, shared_of(CUDA_MODULE_ATTEND, kernel)};
+    return run(device, stream, CUDA_MODULE_ATTEND, kernel, g, &p);
+}
+
+moba_status cuda_launch_combine(mobai_device *device, cu_stream stream, const cuda_code *code,
+                                const mobai_stage_args *a) {
+    mobai_sm90_params p = params_of(a);
+    const int64_t rows = (int64_t)(p.query_end - p.query_begin) * p.group;
+    if (p.n_slice_kv_heads == 0 || rows == 0) return MOBA_OK;
+    const int64_t rows_per_group = 256 / (code->head_dim / 8);
+    grid g = {(unsigned)mobai_ceil_div(rows, rows_per_group), (unsigned)p.n_slice_kv_heads, 1, 256, 0};
+    return run(device, stream, CUDA_MODULE_COMBINE, place(code, is_aligned(&p.o)), g, &p);
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Kernel variants of the CUDA backend and the model of their cost. Rates are shares of the device's own, measured on an
+ * H100 (docs/performance.md).
+ */
+#include "backends/cuda/cuda.h"
+#include "core/geometry.h"
+
+/* --------------------------------------------------------------------------------------------------- costs -- */
+
+static const double LAUNCH_US = 4.0; /* one kernel with the gap before it */
+
+static double rows_of(const mobai_shape *s) {
+    return (double)s->n_slice_queries * s->n_slice_kv_heads * (s->problem->n_q_heads / s->problem->n_kv_heads);
+}
+static double visible_blocks(const mobai_shape *s) {
+    const double keys = (double)s->problem->max_seqlen_k / s->problem->block_size;
+    return s->problem->causal ? 0.5 * keys : keys;
+}
+static double picks_of(const mobai_shape *s) {
+    const double visible = visible_blocks(s) + 0.5;
+    return rows_of(s) * (visible < s->problem->top_k ? visible : s->problem->top_k);
+}
+static double copy_us(const mobai_shape *s, double bytes) { return bytes / (s->caps->copy_gbytes * 1e3); }
+static double matrix_us(const mobai_shape *s, double flops) { return flops / (s->caps->matrix_gflops * 1e3); }
+
+static double centroid_cost(const mobai_shape *s) {
+    return LAUNCH_US + copy_us(s, 2.0 * (double)s->problem->max_total_k * s->n_slice_kv_heads * s->problem->head_dim);
+}
+static double gate_cost(const mobai_shape *s) {
+    const double scores = rows_of(s) * visible_blocks(s);
+    const double selection_ns = s->problem->top_k <= 9 ? 1.1e-4 : 2.5e-4; /* a row; lists, thresholds, output */
+    return LAUNCH_US + matrix_us(s, 2.0 * scores * s->problem->head_dim) / 0.3 +
+           copy_us(s, 2.0 * rows_of(s) * s->problem->head_dim) + selection_ns * rows_of(s);
+}
+static double index_cost(const mobai_shape *s) { return 3.0 * LAUNCH_US + copy_us(s, 22.0 * picks_of(s)); }
+static double attend_cost(const mobai_shape *s) {
+    const double pairs = picks_of(s) * s->problem->block_size;
+    const double bytes = picks_of(s) * (4.0 * s->problem->head_dim + 14.0);
+    const double products = matrix_us(s, 4.0 * pairs * s->problem->head_dim) / (s->problem->block_size > 128 ? 0.3 : 0.55);
+    const double traffic = copy_us(s, bytes);
+    return 2.0 * LAUNCH_US + (products > traffic ? products : traffic) * 1.15;
+}
+static double combine_cost(const mobai_shape *s) {
+    return LAUNCH_US + copy_us(s, picks_of(s) * (2.0 * s->problem->head_dim + 12.0) + 2.0 * rows_of(s) * s->problem->head_dim);
+}
+
+/* ----------------------------------------------------------------------------------------- rejects, scratch -- */
+
+static const char *reject_sm90(const moba_problem *p) {
+    if (p->dense) return "dense attention has no sm_90a kernel";
+    if (p->block_size % 64) return "block_size is not a multiple of 64";
+    if (p->top_k > 32) return "top_k is above 32";
+    if (p->n_kv_heads > MOBAI_SM90_MAX_KV_HEADS) return "n_kv_heads is above 512";
+    if (p->max_total_q * (p->n_q_heads / p->n_kv_heads) > INT32_MAX) return "a kv head has more than 2^31 - 1 query rows";
+    return NULL;
+}
+static const char *reject_any(const moba_problem *p, const mobai_caps *caps) {
+    (void)caps;
+    return reject_sm90(p);
+}
+static const char *reject_d64(const moba_problem *p, const mobai_caps *caps) {
+    (void)caps;
+    return p->head_dim != 64 ? "head_dim is not 64" : reject_sm90(p);
+}
+static const char *reject_d128(const moba_problem *p, const mobai_caps *caps) {
+    (void)caps;
+    return p->head_dim != 128 ? "head_dim is not 128" : reject_sm90(p);
+}
+
+/** The index runs over all heads at once, whatever the slices of attend. */
+static size_t index_scratch(const mobai_shape *s) {
+    const moba_problem *p = s->problem;
+    return cuda_index_scratch(p->n_kv_heads, p->max_total_q * (p->n_q_heads / p->n_kv_heads), s->n_slots, p->top_k);
+}
+static size_t attend_scratch(const mobai_shape *s) {
+    const moba_problem *p = s->problem;
+    return cuda_attend_scratch(s->n_slice_kv_heads, s->n_slice_queries * (p->n_q_heads / p->n_kv_heads), s->n_slots,
+                               p->top_k);
+}
+static size_t partial_bytes(const mobai_shape *s) { return (size_t)s->problem->head_dim * 2; }
+
+/* ------------------------------------------------------------------------------------------------- table -- */
+
+#define F16 (1u << MOBA_F16)
+#define BF16 (1u << MOBA_BF16)
+
+#define CODE(stage, module, d, bf16, type)                                                                             \
+    static const cuda_code stage##_##type##_d##d = {module, d, bf16, cuda_launch_##stage};
+#define CODES(stage, module)                                                                                           \
+    CODE(stage, module, 64, 0, f16)                                                                                    \
+    CODE(stage, module, 128, 0, f16) CODE(stage, module, 64, 1, bf16) CODE(stage, module, 128, 1, bf16)
+CODES(centroid, CUDA_MODULE_CENTROID)
+CODES(gate, CUDA_MODULE_GATE)
+CODES(attend, CUDA_MODULE_ATTEND)
+CODES(combine, CUDA_MODULE_COMBINE)
+static const cuda_code index_any = {CUDA_MODULE_INDEX, 0, 0, cuda_launch_index};
+
+#define ROW(stage_, STAGE, type, DTYPE, d, method, m, n, scratch, partial)                                             \
+    {.name = #stage_ "_" #type "_d" #d "__sm90_" method,                                                               \
+     .stage = STAGE,                                                                                                   \
+     .dtypes = DTYPE,                                                                                                  \
+     .needs = MOBAI_CAP_WGMMA,                                                                                         \
+     .flow = MOBAI_FLOW_PARTIALS_SM90,                                                                                 \
+     .tile_m = m,                                                                                                      \
+     .tile_n = n,                                                                                                      \
+     .reject = reject_d##d,                                                                                            \
+     .cost = stage_##_cost,                                                                                            \
+     .scratch_bytes = scratch,                                                                                         \
+     .partial_bytes = partial,                                                                                         \
+     .code = &stage_##_##type##_d##d}
+#define ROWS(stage, STAGE, method, m, n, scratch, partial)                                                             \
+    ROW(stage, STAGE, bf16, BF16, 128, method, m, n, scratch, partial),                                                \
+        ROW(stage, STAGE, f16, F16, 128, method, m, n, scratch, partial),                                              \
+        ROW(stage, STAGE, bf16, BF16, 64, method, m, n, scratch, partial),                                             \
+        ROW(stage, STAGE, f16, F16, 64, method, m, n, scratch, partial)
+
+const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
+    ROWS(centroid, MOBAI_STAGE_CENTROID, "rows", 0, 0, NULL, NULL),
+    ROWS(gate, MOBAI_STAGE_GATE, "wgmma_m64n128", 64, 128, NULL, NULL),
+    {.name = "index__sm90_staged",
+     .stage = MOBAI_STAGE_INDEX,
+     .dtypes = F16 | BF16,
+     .needs = MOBAI_CAP_WGMMA,
+     .flow = MOBAI_FLOW_PARTIALS_SM90,
+     .reject = reject_any,
+     .cost = index_cost,
+     .scratch_bytes = index_scratch,
+     .code = &index_any},
+    ROWS(attend, MOBAI_STAGE_ATTEND, "wgmma_m64n128", 64, 128, attend_scratch, partial_bytes),
+    ROWS(combine, MOBAI_STAGE_COMBINE, "rows", 0, 0, NULL, partial_bytes),
+};
