@@ -162,6 +162,9 @@ static inline __attribute__((unused)) void mobai_gemm(int64_t m, int64_t n, int6
     }
 }
 
+/* Rows of a tensor lie a token apart, on pages of their own, where hardware prefetch does not follow. */
+#define MOBAI_GEMM_AHEAD 8
+
 /**
  * Packs rows of `width` elements (dtype, `stride_bytes` apart) as B with B[x][j] = row x, element j: k = n_rows,
  * n = width. Panels are n_rows * MOBAI_GEMM_PANEL floats; columns past width are zero.
@@ -172,8 +175,11 @@ static inline __attribute__((unused)) void mobai_gemm_pack(float *b, const void 
     const unsigned char *p = (const unsigned char *)rows;
     for (int64_t j = 0; j < width; j += MOBAI_GEMM_PANEL) {
         int64_t n = width - j < MOBAI_GEMM_PANEL ? width - j : MOBAI_GEMM_PANEL;
-        for (int64_t x = 0; x < n_rows; x++, b += MOBAI_GEMM_PANEL)
+        for (int64_t x = 0; x < n_rows; x++, b += MOBAI_GEMM_PANEL) {
+            if (j == 0 && x + MOBAI_GEMM_AHEAD < n_rows)
+                mobai_prefetch(p + (x + MOBAI_GEMM_AHEAD) * stride_bytes, width * bytes);
             mobai_row_load(b, p + x * stride_bytes + j * bytes, dtype, n, MOBAI_GEMM_PANEL);
+        }
     }
 }
 
@@ -187,6 +193,7 @@ static inline __attribute__((unused)) void mobai_gemm_pack_transposed(float *b, 
     const unsigned char *p = (const unsigned char *)rows;
     for (int64_t j = 0; j < n_rows; j += MOBAI_GEMM_PANEL, b += width * MOBAI_GEMM_PANEL) {
         int64_t n = n_rows - j < MOBAI_GEMM_PANEL ? n_rows - j : MOBAI_GEMM_PANEL;
+        for (int64_t r = 0; r < n; r++) mobai_prefetch(p + (j + r) * stride_bytes, width * bytes);
         for (int64_t x = 0; x < width; x += MOBAI_VL) {
             int64_t w = width - x < MOBAI_VL ? width - x : MOBAI_VL;
             for (int64_t r = 0; r < MOBAI_GEMM_PANEL; r += MOBAI_VL) {

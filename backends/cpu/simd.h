@@ -268,6 +268,11 @@ MOBAI_INLINE void mobai_v_store_as_n(void *p, mobai_vf v, moba_dtype dtype, int6
     for (int64_t i = 0; i < 2 * n && i < 2 * MOBAI_VL; i++) to[i] = from[i];
 }
 
+/** Asks for the cache lines of `bytes` bytes at p; any address will do. */
+MOBAI_INLINE void mobai_prefetch(const void *p, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const unsigned char *)p + i);
+}
+
 /** dst[0..n) = row of n elements of `dtype`; dst[n..padded) = 0. dst may be any address. */
 MOBAI_INLINE void mobai_row_load(float *dst, const void *src, moba_dtype dtype, int64_t n, int64_t padded) {
     const unsigned char *p = (const unsigned char *)src;

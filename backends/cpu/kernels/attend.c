@@ -24,6 +24,7 @@ enum {
     ROW_TILE = 96,        /* gathered rows at a time: a multiple of the register tile */
     VISIT_ROWS = 256,     /* rows a visit of a block should find; packing then takes about 5 % */
     MAX_RANGE_ROWS = 8192, /* bounds O in scratch */
+    GATHER_AHEAD = 8, /* rows of Q asked for before they are copied */
     MIN_RANGE_ROWS = 64,
     DENSE_RANGE_ROWS = 2048,
     TASKS_PER_THREAD = 6 /* for balance: the first rows of a causal sequence have fewer blocks */
@@ -55,6 +56,7 @@ typedef struct visit {
     const unsigned char *q; /* row 0 of the sequence, head 0 of the group */
     int64_t g;
     const uint32_t *list; /* gathered rows, or NULL: row x is x itself (dense) */
+    int64_t list_end;     /* position past the last one */
     int64_t first_row;    /* gathered row whose accumulator is 0, or with partials the list position */
     int64_t key_begin;    /* of the tile, within the sequence */
     int64_t n_keys;
@@ -114,6 +116,11 @@ static void gather(const visit *v, int64_t x, int64_t n, float **o, float **m, f
     const int64_t bytes = dtype == MOBA_F32 ? 4 : 2, d = a->head_dim;
     const bool flip = a->softmax_scale < 0.0f;
     for (int64_t i = 0; i < n; i++) {
+        if (x + i + GATHER_AHEAD < v->list_end) {
+            const uint32_t ahead = v->list != NULL ? v->list[x + i + GATHER_AHEAD] : (uint32_t)(x + i + GATHER_AHEAD);
+            const int64_t t = ahead / group - v->sequence.q.begin, h = ahead % group;
+            mobai_prefetch(v->q + (t * a->q.token_stride + h * a->q.head_stride) * bytes, d * bytes);
+        }
         const uint32_t row = v->list != NULL ? v->list[x + i] : (uint32_t)(x + i);
         const int64_t t = row / group, h = row % group;
         const int64_t accumulator = (job->partials ? x + i : (int64_t)row) - v->first_row;
@@ -247,6 +254,7 @@ static void attend_block(visit *v, int64_t begin, int64_t end, int64_t x0, int64
     const mobai_stage_args *a = v->job->a;
     const moba_dtype dtype = (moba_dtype)a->dtype;
     const int64_t bytes = dtype == MOBA_F32 ? 4 : 2;
+    v->list_end = x1;
     for (int64_t key = begin; key < end && x0 < x1; key += KEY_TILE) {
         v->key_begin = key;
         v->n_keys = mobai_min64(KEY_TILE, end - key);
