@@ -59,12 +59,11 @@ int mobai_cli_fail(moba_status status) {
     return mobai_cli_error(mobai_cli_exit_code(status), "%s", sentence[0] ? sentence : moba_status_name(status));
 }
 
-bool mobai_say(mobai_message *message, const char *format, ...) {
+void mobai_message_set(mobai_message *message, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message->text, sizeof message->text, format, arguments);
     va_end(arguments);
-    return false;
 }
 
 const char *mobai_printable(char *out, size_t capacity, const char *text, size_t length) {

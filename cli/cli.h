@@ -46,8 +46,14 @@ typedef struct mobai_message {
     char text[640];
 } mobai_message;
 
-/** Sets the sentence (cut to fit) and returns false, so that parsers can `return mobai_say(...)`. */
-bool mobai_say(mobai_message *message, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/** Sets the sentence, cut to fit. */
+void mobai_message_set(mobai_message *message, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static inline bool mobai_refused(void) { return false; }
+
+/** mobai_message_set() whose value is false, so that parsers can `return mobai_say(...)`. A macro, so that static
+ *  analysis knows the value. */
+#define mobai_say(...) (mobai_message_set(__VA_ARGS__), mobai_refused())
 
 /** Copies `text` for use in a sentence: unprintable bytes become '?', and a longer text ends in "...". */
 const char *mobai_printable(char *out, size_t capacity, const char *text, size_t length);
