@@ -232,7 +232,7 @@ static void check_dw_from_dk(const gradient_check *check, int32_t g, mobai_verdi
     double *dw = check->dw + (size_t)g * (size_t)dim * (size_t)width;
     for (int32_t i = 0; i < dim * width; i++)
         dw[i] = 0.0;
-    double slope[256], back[8][256], w[8][256]; /* back[x % 8]: SiLU'(z[x]) dk'[x] */
+    double slope[256], back[8][256] = {{0.0}}, w[8][256]; /* back[x % 8]: SiLU'(z[x]) dk'[x] */
     float key[256], dk[256];
     for (int32_t l = 0; l < width; l++) {
         for (int32_t c = 0; c < dim; c++)
