@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attend backward: dQ, dK and dV with the selection held fixed (docs/spec.md section 6), in five products, without atomics,
- * the same bits at any thread count.
+ * Attend backward: dQ, dK and dV with the selection held fixed (docs/spec.md section 6), in five products, without
+ * atomics, the same bits at any thread count.
  *
  * A unit's dK and dV accumulate over query rows in ascending order, a row's dQ over units in ascending order. Two
  * schedules keep both orders, and differ in what runs at the same time:
  *   - a lane that is a small share of the work is one task: its units one after another, each with all its rows;
- *   - a large lane is cut into ranges and walked in waves: at step s, range r meets unit s - r. The cells of one step have
- *     different units and different ranges, so they share nothing. Several heads are walked at the same time.
- * dQ accumulates in the dq tensor where that is float32 with whole vectors, else in scratch, a bounded number of lanes
- * at a time.
+ *   - a large lane is cut into ranges and walked in waves: at step s, range r meets unit s - r. The cells of one step
+ * have different units and different ranges, so they share nothing. Several heads are walked at the same time. dQ
+ * accumulates in the dq tensor where that is float32 with whole vectors, else in scratch, a bounded number of lanes at
+ * a time.
  */
 #include "backends/cpu/kernels/attend_bwd_cell.h"
 
 enum {
-    BLOCKS_PER_THREAD = 4,  /* units kept in packed form: cells of one step, for balance among threads */
-    MIN_RANGE = 64,         /* query rows of a range, times group */
-    ROWS_PER_TASK = 256     /* query rows of a task that clears or stores dQ */
+    BLOCKS_PER_THREAD = 4, /* units kept in packed form: cells of one step, for balance among threads */
+    MIN_RANGE = 64,        /* query rows of a range, times group */
+    ROWS_PER_TASK = 256    /* query rows of a task that clears or stores dQ */
 };
 
 typedef struct bwd_job {
@@ -39,7 +39,8 @@ static size_t fixed_floats(const mobai_bwd_extent *e, int64_t n_threads) {
     return (size_t)n_threads * (BLOCKS_PER_THREAD * e->block + e->tile);
 }
 
-/** Packed units, tiles, and accumulators of dQ: a lane for each thread within an eighth of q, k, v and o, at least one lane. */
+/** Packed units, tiles, and accumulators of dQ: a lane for each thread within an eighth of q, k, v and o, at least one
+ * lane. */
 size_t MOBAI_ISA_FN(mobai_cpu_attend_bwd_scratch)(const mobai_shape *shape) {
     const moba_problem *p = shape->problem;
     const mobai_bwd_extent e = mobai_bwd_extent_of(p->head_dim);
@@ -47,7 +48,8 @@ size_t MOBAI_ISA_FN(mobai_cpu_attend_bwd_scratch)(const mobai_shape *shape) {
     int64_t dq_floats = 0;
     if (!in_place((int32_t)p->dtype, p->head_dim)) {
         const int64_t rows = p->max_total_q * p->n_q_heads + p->max_total_k * p->n_kv_heads;
-        const int64_t budget = rows * p->head_dim * 2 * (int64_t)mobai_dtype_bytes(p->dtype) / 8 / (int64_t)sizeof(float);
+        const int64_t budget =
+            rows * p->head_dim * 2 * (int64_t)mobai_dtype_bytes(p->dtype) / 8 / (int64_t)sizeof(float);
         const int64_t lane = p->max_seqlen_q * group * e.row;
         const int64_t n_lanes = mobai_min64(n_threads, shape->n_slice_kv_heads * p->max_batch);
         dq_floats = mobai_max64(lane, mobai_min64(lane * n_lanes, budget));
@@ -69,14 +71,17 @@ static int64_t lower_bound(const uint32_t *rows, int64_t n, int64_t row) {
     int64_t low = 0, high = n;
     while (low < high) {
         const int64_t middle = low + (high - low) / 2;
-        if (rows[middle] < row) low = middle + 1;
-        else high = middle;
+        if (rows[middle] < row)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
 
 static int64_t units_per_block(const bwd_job *job) {
-    return mobai_ceil_div(mobai_min64(job->a->block_size, mobai_max64(job->s.k.end - job->s.k.begin, 1)), job->e.n_keys);
+    return mobai_ceil_div(mobai_min64(job->a->block_size, mobai_max64(job->s.k.end - job->s.k.begin, 1)),
+                          job->e.n_keys);
 }
 
 static mobai_bwd_unit unit_at(const bwd_job *job, const mobai_cpu_blocks *s, int64_t per_block, int64_t index) {
@@ -87,8 +92,8 @@ static mobai_bwd_unit unit_at(const bwd_job *job, const mobai_cpu_blocks *s, int
 }
 
 /** Adds the rows of queries [from, to) to the unit; *loaded says whether the unit is packed. */
-static void cell(const bwd_job *job, const mobai_bwd_lane *lane, const mobai_bwd_unit *unit, const mobai_bwd_block *block,
-                 mobai_bwd_tile *tile, int64_t from, int64_t to, bool *loaded) {
+static void cell(const bwd_job *job, const mobai_bwd_lane *lane, const mobai_bwd_unit *unit,
+                 const mobai_bwd_block *block, mobai_bwd_tile *tile, int64_t from, int64_t to, bool *loaded) {
     const mobai_stage_args *a = job->a;
     const mobai_cpu_blocks *s = &lane->s;
     if (a->causal) /* the first query at or past the unit's first key */
@@ -97,7 +102,8 @@ static void cell(const bwd_job *job, const mobai_bwd_lane *lane, const mobai_bwd
     const uint32_t *rows = NULL;
     int64_t first = from * a->group, n = (to - from) * a->group;
     if (!a->dense) {
-        const int64_t *offsets = (const int64_t *)mobai_cpu_address(a->index_offsets) + lane->g * (a->n_slots + 1) + unit->slot;
+        const int64_t *offsets =
+            (const int64_t *)mobai_cpu_address(a->index_offsets) + lane->g * (a->n_slots + 1) + unit->slot;
         rows = (const uint32_t *)mobai_cpu_address(a->index_rows) + lane->g * a->index_row_stride + offsets[0];
         const int64_t all = offsets[1] - offsets[0], skip = lower_bound(rows, all, first);
         n = lower_bound(rows, all, to * a->group) - skip;
@@ -228,8 +234,10 @@ static void wave_dq(void *context, int64_t task, int32_t thread) {
     const mobai_bwd_lane lane = wave_lane(job, task % job->n_lanes);
     const int64_t from = job->s.q.begin + task / job->n_lanes * ROWS_PER_TASK;
     const int64_t to = mobai_min64(from + ROWS_PER_TASK, job->s.q.end);
-    if (job->clear) clear_dq(job, &lane, from, to);
-    else store_dq(job, &lane, from, to);
+    if (job->clear)
+        clear_dq(job, &lane, from, to);
+    else
+        store_dq(job, &lane, from, to);
 }
 
 static void run_waves(bwd_job *job, mobai_cpu_pool *pool) {
@@ -270,7 +278,8 @@ static void clear_tail(void *context, int64_t task, int32_t thread) {
         if (a->kconv_width)
             memset((float *)mobai_cpu_address(a->dkprime) + (t * a->n_kv_heads + g) * a->head_dim, 0,
                    (size_t)a->head_dim * sizeof(float));
-        else memset(mobai_cpu_row(a, &a->dk, a->seqlen_k, t, g), 0, bytes);
+        else
+            memset(mobai_cpu_row(a, &a->dk, a->seqlen_k, t, g), 0, bytes);
     }
 }
 

@@ -3,7 +3,8 @@
  * The work of the attend backward on one unit: load it, add a cell's gathered rows, store its gradients.
  *
  * With P = exp(scale S - lse): dV += P^T dO, dS = scale P (dP - delta), dK += dS^T Q, dQ += dS K; five products. Sums
- * over rows continue from what is there (mobai_gemm_onto), so results do not depend on how rows are cut into tiles and ranges.
+ * over rows continue from what is there (mobai_gemm_onto), so results do not depend on how rows are cut into tiles and
+ * ranges.
  */
 #ifndef MOBAI_CPU_ATTEND_BWD_CELL_H
 #define MOBAI_CPU_ATTEND_BWD_CELL_H
@@ -41,8 +42,8 @@ static void mobai_bwd_store_unit(const mobai_stage_args *a, const mobai_bwd_exte
 }
 
 /** Loads one row of `x` as row i of a tile, in both layouts. */
-MOBAI_INLINE void mobai_bwd_gather(const mobai_stage_args *a, const mobai_bwd_extent *e, const unsigned char *x, int64_t i,
-                                   float *rows, float *panels) {
+MOBAI_INLINE void mobai_bwd_gather(const mobai_stage_args *a, const mobai_bwd_extent *e, const unsigned char *x,
+                                   int64_t i, float *rows, float *panels) {
     float *row = rows + i * e->tile_row;
     mobai_row_load(row, x, (moba_dtype)a->dtype, a->head_dim, e->row);
     for (int64_t j = 0; j < e->row; j += MOBAI_VL) {
@@ -61,8 +62,8 @@ MOBAI_INLINE void mobai_bwd_softmax(const mobai_bwd_tile *tile, const mobai_bwd_
     const mobai_vf shift = mobai_v_set1(-tile->lse[i]), delta = mobai_v_set1(tile->delta[i]);
     float *p_row = tile->p + i * e->score_row, *ds_row = tile->ds + i * e->score_row;
     for (int64_t c = 0; c < n_keys; c += MOBAI_VL) {
-        /* Scaled score minus lse, so that large ones cancel before they are rounded again. At most 0 but for rounding: the
-         * clamp keeps P <= 1. */
+        /* Scaled score minus lse, so that large ones cancel before they are rounded again. At most 0 but for rounding:
+         * the clamp keeps P <= 1. */
         const mobai_vf power = mobai_v_min(zero, mobai_v_fma(mobai_v_load(p_row + c), factor, shift));
         mobai_vf p = mobai_v_exp2(power * log2_e);
         mobai_vf ds = p * (mobai_v_load(ds_row + c) - delta) * factor;
@@ -77,14 +78,15 @@ MOBAI_INLINE void mobai_bwd_softmax(const mobai_bwd_tile *tile, const mobai_bwd_
     }
 }
 
-/** Adds gathered rows to the unit's dK and dV and to the rows' dQ: those in rows[0, n), or, NULL, first_row + [0, n). */
+/** Adds gathered rows to the unit's dK and dV and to the rows' dQ: those in rows[0, n), or, NULL, first_row + [0, n).
+ */
 static void mobai_bwd_add_tile(const mobai_stage_args *a, const mobai_bwd_extent *e, const mobai_bwd_lane *lane,
                                const mobai_bwd_unit *unit, const mobai_bwd_block *block, mobai_bwd_tile *tile,
                                const uint32_t *rows, int64_t first_row, int64_t n) {
-    static const float ones[MOBAI_BWD_TILE] = {
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    static const float ones[MOBAI_BWD_TILE] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                               1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                               1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                               1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     const int32_t d = a->head_dim, group = a->group;
     const int64_t n_keys = unit->end - unit->begin;
     const float *lse = (const float *)mobai_cpu_address(a->lse), *delta = (const float *)mobai_cpu_address(a->delta);
@@ -103,7 +105,8 @@ static void mobai_bwd_add_tile(const mobai_stage_args *a, const mobai_bwd_extent
     const int64_t columns = (int64_t)d * MOBAI_GEMM_PANEL, tile_panel = (int64_t)MOBAI_BWD_TILE * MOBAI_GEMM_PANEL;
     mobai_gemm(n, n_keys, d, tile->q, e->tile_row, 1, block->k_columns, columns, tile->p, e->score_row, 0);
     mobai_gemm(n, n_keys, d, tile->dout, e->tile_row, 1, block->v_columns, columns, tile->ds, e->score_row, 0);
-    for (int64_t i = 0; i < n; i++) mobai_bwd_softmax(tile, e, i, n_keys, a->softmax_scale);
+    for (int64_t i = 0; i < n; i++)
+        mobai_bwd_softmax(tile, e, i, n_keys, a->softmax_scale);
     mobai_gemm(n_keys, d, n, tile->p, 1, e->score_row, tile->dout_panels, tile_panel, block->dv, e->row, 1);
     mobai_gemm(n_keys, d, n, tile->ds, 1, e->score_row, tile->q_panels, tile_panel, block->dk, e->row, 1);
     mobai_gemm_rows(n, d, n_keys, tile->ds, e->score_row, 1, block->k_rows, n_keys * MOBAI_GEMM_PANEL, tile->dq, ones);

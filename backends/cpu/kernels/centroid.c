@@ -28,11 +28,14 @@ static void centroid_slot(void *context, int64_t task, int32_t thread) {
             memset(run, 0, (size_t)d * sizeof *run);
             for (int64_t t = first; t < mobai_min64(first + RUN, end); t++) {
                 mobai_row_load(key, mobai_cpu_k_row(a, &a->k, t, g), (moba_dtype)a->dtype, d, d);
-                for (int32_t c = 0; c < d; c++) run[c] += key[c];
+                for (int32_t c = 0; c < d; c++)
+                    run[c] += key[c];
             }
-            for (int32_t c = 0; c < d; c++) sum[c] += run[c];
+            for (int32_t c = 0; c < d; c++)
+                sum[c] += run[c];
         }
-        for (int32_t c = 0; c < d; c++) sum[c] /= (float)(end - begin);
+        for (int32_t c = 0; c < d; c++)
+            sum[c] /= (float)(end - begin);
     }
     const int64_t row_bytes = d * (a->dtype == MOBA_F32 ? 4 : 2);
     mobai_row_store((unsigned char *)mobai_cpu_address(a->centroids) + (g * a->n_slots + slot) * row_bytes, sum,

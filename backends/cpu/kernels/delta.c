@@ -28,10 +28,13 @@ static void delta_rows(void *context, int64_t task, int32_t thread) {
         float lanes[16] = {0};
         int32_t d = 0;
         for (; d + 16 <= a->head_dim; d += 16)
-            for (int32_t i = 0; i < 16; i++) lanes[i] += dout[d + i] * o[d + i];
-        for (int32_t i = 0; d + i < a->head_dim; i++) lanes[i] += dout[d + i] * o[d + i];
+            for (int32_t i = 0; i < 16; i++)
+                lanes[i] += dout[d + i] * o[d + i];
+        for (int32_t i = 0; d + i < a->head_dim; i++)
+            lanes[i] += dout[d + i] * o[d + i];
         for (int32_t half = 8; half > 0; half /= 2)
-            for (int32_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
+            for (int32_t i = 0; i < half; i++)
+                lanes[i] += lanes[i + half];
         out[t] = lanes[0];
     }
 }

@@ -4,9 +4,9 @@
  *
  * Centroids are packed once, in groups of 64 slots. A task takes one query head and a tile of query rows, walks the
  * groups its rows may choose from, most recent first, and keeps each row's best blocks in a short sorted list.
- * The scores of one (tile, group) live in the first-level cache only. Since blocks come in descending order, a score that
- * equals the list's least loses, which is the rule for ties; and a row whose list is full compares 64
- * scores in a few instructions.
+ * The scores of one (tile, group) live in the first-level cache only. Since blocks come in descending order, a score
+ * that equals the list's least loses, which is the rule for ties; and a row whose list is full compares 64 scores in a
+ * few instructions.
  */
 #include <math.h>
 #include <string.h>
@@ -15,8 +15,8 @@
 #include "backends/cpu/kernels/sequence.h"
 
 enum {
-    GROUP = 64, /* slots scored at once: one bit each in a 64-bit mask */
-    TILE = 48,  /* query rows of a task: a multiple of MOBAI_GEMM_MR whose scores fit the first-level cache */
+    GROUP = 64,     /* slots scored at once: one bit each in a 64-bit mask */
+    TILE = 48,      /* query rows of a task: a multiple of MOBAI_GEMM_MR whose scores fit the first-level cache */
     MAX_PICKS = 128 /* top_k of a row that has more candidates than picks (docs/spec.md section 8) */
 };
 _Static_assert(GROUP % MOBAI_GEMM_PANEL == 0, "a group is made of whole panels");
@@ -36,7 +36,7 @@ typedef struct gate_row {
     int32_t quota;     /* candidates it takes */
     int32_t n_sinks, n_locals;
     int32_t n_listed;
-    bool take_all; /* no more candidates than quota: only NaN scores are left out */
+    bool take_all;  /* no more candidates than quota: only NaN scores are left out */
     int32_t *picks; /* where its row of the selection begins */
 } gate_row;
 
@@ -83,13 +83,14 @@ static inline uint64_t passing(const float *scores, float threshold, bool any) {
         const uint64_t part = any ? _mm512_cmp_ps_mask((__m512)s, (__m512)s, _CMP_ORD_Q)
                                   : _mm512_cmp_ps_mask((__m512)s, (__m512)least, _CMP_GT_OQ);
 #elif MOBAI_TIER == 1
-        const __m256 pass = any ? _mm256_cmp_ps((__m256)s, (__m256)s, _CMP_ORD_Q)
-                                : _mm256_cmp_ps((__m256)s, (__m256)least, _CMP_GT_OQ);
+        const __m256 pass =
+            any ? _mm256_cmp_ps((__m256)s, (__m256)s, _CMP_ORD_Q) : _mm256_cmp_ps((__m256)s, (__m256)least, _CMP_GT_OQ);
         const uint64_t part = (uint64_t)(uint32_t)_mm256_movemask_ps(pass);
 #else
         const mobai_vi pass = any ? s == s : s > least;
         uint64_t part = 0;
-        for (int i = 0; i < MOBAI_VL; i++) part |= (uint64_t)(pass[i] & 1) << i;
+        for (int i = 0; i < MOBAI_VL; i++)
+            part |= (uint64_t)(pass[i] & 1) << i;
 #endif
         bits |= part << c;
     }
@@ -168,7 +169,8 @@ static void fill_list(gate_row *row, const float *scores, float *list_scores, in
 }
 
 /** Offers blocks [first, first + GROUP) with their scores to a row, most recent first. */
-static void offer(gate_row *row, const float *scores, float *list_scores, int32_t *list_ids, int64_t first, float *guess) {
+static void offer(gate_row *row, const float *scores, float *list_scores, int32_t *list_ids, int64_t first,
+                  float *guess) {
     const uint64_t candidates = bit_range(row->low - first, row->high - first);
     if (candidates == 0) return;
     if (row->take_all) {
@@ -222,7 +224,8 @@ static gate_row row_limits(const mobai_stage_args *a, const mobai_cpu_blocks *s,
 /** The picks of a row in ascending order: sinks, listed blocks, locals, then -1. */
 static void write_row(const mobai_stage_args *a, const gate_row *row, const int32_t *list_ids) {
     int32_t *out = row->picks, n = 0;
-    for (; n < row->n_sinks; n++) out[n] = n;
+    for (; n < row->n_sinks; n++)
+        out[n] = n;
     int32_t *chosen = out + n;
     for (int32_t i = 0; i < row->n_listed; i++) {
         if (row->take_all) {
@@ -234,16 +237,20 @@ static void write_row(const mobai_stage_args *a, const gate_row *row, const int3
             continue;
         }
         int32_t place = i;
-        for (; place > 0 && chosen[place - 1] > list_ids[i]; place--) chosen[place] = chosen[place - 1];
+        for (; place > 0 && chosen[place - 1] > list_ids[i]; place--)
+            chosen[place] = chosen[place - 1];
         chosen[place] = list_ids[i];
     }
     n += row->n_listed;
-    for (int32_t i = 0; i < row->n_locals; i++) out[n++] = (int32_t)(row->visible - row->n_locals) + i;
-    for (; n < a->top_k; n++) out[n] = -1;
+    for (int32_t i = 0; i < row->n_locals; i++)
+        out[n++] = (int32_t)(row->visible - row->n_locals) + i;
+    for (; n < a->top_k; n++)
+        out[n] = -1;
 }
 
 /** Selection of query rows [begin, end) of one sequence, at most TILE of them, for head h. */
-static void gate_rows(const gate_job *job, gate_tile *tile, const mobai_cpu_blocks *s, int64_t begin, int64_t end, int64_t h) {
+static void gate_rows(const gate_job *job, gate_tile *tile, const mobai_cpu_blocks *s, int64_t begin, int64_t end,
+                      int64_t h) {
     const mobai_stage_args *a = job->a;
     const int32_t d = a->head_dim;
     const int64_t n = end - begin, g = h / a->group;
@@ -255,7 +262,8 @@ static void gate_rows(const gate_job *job, gate_tile *tile, const mobai_cpu_bloc
         if (row->low >= row->high) continue;
         low = mobai_min64(low, row->low);
         high = mobai_max64(high, row->high);
-        for (int x = 0; x < 16; x++) tile->list_scores[i][x] = NAN;
+        for (int x = 0; x < 16; x++)
+            tile->list_scores[i][x] = NAN;
         mobai_row_load(tile->q + i * d, mobai_cpu_q_row(a, &a->q, begin + i, h), (moba_dtype)a->dtype, d, d);
     }
     if (low < high) {
@@ -264,14 +272,26 @@ static void gate_rows(const gate_job *job, gate_tile *tile, const mobai_cpu_bloc
         for (int64_t group = (s->first_slot + high - 1) / GROUP; group >= (s->first_slot + low) / GROUP; group--) {
             const int64_t first = group * GROUP - s->first_slot; /* the group's first block, as this sequence counts */
             int64_t skip = 0;
-            while (skip < n && tile->rows[skip].high <= first) skip++; /* rows before the group's blocks */
+            while (skip < n && tile->rows[skip].high <= first)
+                skip++; /* rows before the group's blocks */
             mobai_gemm(n - skip, GROUP, d, tile->q + skip * d, d, 1, packed + group * GROUP * d,
                        (int64_t)d * MOBAI_GEMM_PANEL, tile->scores[skip], GROUP, 0);
             for (int64_t i = skip; i < n; i++)
                 offer(&tile->rows[i], tile->scores[i], tile->list_scores[i], tile->list_ids[i], first, &guess);
         }
     }
-    for (int64_t i = 0; i < n; i++) write_row(a, &tile->rows[i], tile->list_ids[i]);
+    for (int64_t i = 0; i < n; i++)
+        write_row(a, &tile->rows[i], tile->list_ids[i]);
+}
+
+/** Rows outside all sequences pick nothing. */
+static void clear_rows(const mobai_stage_args *a, int64_t begin, int64_t end, int64_t h) {
+    int32_t *selection = (int32_t *)mobai_cpu_address(a->selection);
+    for (int64_t t = begin; t < end; t++) {
+        int32_t *row = selection + (t * a->n_q_heads + h) * a->top_k;
+        for (int32_t m = 0; m < a->top_k; m++)
+            row[m] = -1;
+    }
 }
 
 static void gate_task(void *context, int64_t task, int32_t thread) {
@@ -279,31 +299,34 @@ static void gate_task(void *context, int64_t task, int32_t thread) {
     const mobai_stage_args *a = job->a;
     const int32_t *cu = (const int32_t *)mobai_cpu_address(a->cu_seqlens_q);
     gate_tile *tile = (gate_tile *)(void *)(job->threads + (size_t)thread * job->thread_bytes);
-    const int64_t h = (int64_t)a->kv_head_begin * a->group + task % (a->group * (int64_t)(a->kv_head_end - a->kv_head_begin));
+    const int64_t h =
+        (int64_t)a->kv_head_begin * a->group + task % (a->group * (int64_t)(a->kv_head_end - a->kv_head_begin));
     /* Late rows have the most candidates: hand them out first. */
     const int64_t order = task / (a->group * (int64_t)(a->kv_head_end - a->kv_head_begin));
-    const int64_t begin = a->query_begin + (job->n_tiles - 1 - order) * TILE, end = mobai_min64(begin + TILE, a->query_end);
+    const int64_t begin = a->query_begin + (job->n_tiles - 1 - order) * TILE,
+                  end = mobai_min64(begin + TILE, a->query_end);
     int64_t covered = begin;
-    for (int64_t b = mobai_cpu_sequence_past(cu, a->seqlen_q, a->total_q, a->batch, begin); b < a->batch && covered < end; b++) {
+    for (int64_t b = mobai_cpu_sequence_past(cu, a->seqlen_q, a->total_q, a->batch, begin);
+         b < a->batch && covered < end; b++) {
         const mobai_cpu_blocks s = mobai_cpu_blocks_at(a, b);
         const int64_t from = mobai_max64(s.q.begin, covered), to = mobai_min64(s.q.end, end);
         if (from >= to) continue;
+        clear_rows(a, covered, from, h);
         gate_rows(job, tile, &s, from, to, h);
         covered = to;
     }
-    int32_t *selection = (int32_t *)mobai_cpu_address(a->selection);
-    for (int64_t t = covered; t < end; t++) { /* storage rows past the last sequence */
-        int32_t *row = selection + (t * a->n_q_heads + h) * a->top_k;
-        for (int32_t m = 0; m < a->top_k; m++) row[m] = -1;
-    }
+    clear_rows(a, covered, end, h);
 }
 
 moba_status MOBAI_ISA_FN(mobai_cpu_gate)(const mobai_stage_args *args, mobai_cpu_pool *pool) {
     const int64_t n_heads = args->kv_head_end - args->kv_head_begin;
     const size_t packed = centroid_floats(args->n_slots, args->head_dim) * (size_t)n_heads;
     float *scratch = (float *)mobai_cpu_address(args->scratch);
-    gate_job job = {args, mobai_ceil_div(args->n_slots, GROUP), mobai_ceil_div(args->query_end - args->query_begin, TILE),
-                    scratch, (unsigned char *)scratch + mobai_cpu_align64(packed * sizeof(float)),
+    gate_job job = {args,
+                    mobai_ceil_div(args->n_slots, GROUP),
+                    mobai_ceil_div(args->query_end - args->query_begin, TILE),
+                    scratch,
+                    (unsigned char *)scratch + mobai_cpu_align64(packed * sizeof(float)),
                     mobai_cpu_align64(sizeof(gate_tile))};
     mobai_cpu_parallel_for(pool, n_heads * job.n_groups, pack_group, &job);
     mobai_cpu_parallel_for(pool, n_heads * args->group * job.n_tiles, gate_task, &job);

@@ -41,7 +41,8 @@ static bool repeated(const int32_t *row, int32_t m, int32_t id) {
  * writes each to its place. A query row belongs to the first sequence that covers it, so that overlapping
  * (illegal) cu_seqlens cannot give more picks than the lists hold.
  */
-static inline void walk(const mobai_stage_args *a, int32_t g, int64_t begin, int64_t end, uint32_t *cursor, bool scatter) {
+static inline void walk(const mobai_stage_args *a, int32_t g, int64_t begin, int64_t end, uint32_t *cursor,
+                        bool scatter) {
     const int32_t group = a->group, top_k = a->top_k;
     const int32_t *selection = (const int32_t *)mobai_cpu_address(a->selection);
     const int64_t *offsets = (const int64_t *)mobai_cpu_address(a->index_offsets) + (int64_t)g * (a->n_slots + 1);
@@ -49,7 +50,8 @@ static inline void walk(const mobai_stage_args *a, int32_t g, int64_t begin, int
     uint16_t *ranks = (uint16_t *)mobai_cpu_address(a->index_ranks) + (int64_t)g * a->index_row_stride;
     const int32_t *cu = (const int32_t *)mobai_cpu_address(a->cu_seqlens_q);
     int64_t covered = begin;
-    for (int64_t b = mobai_cpu_sequence_past(cu, a->seqlen_q, a->total_q, a->batch, begin); b < a->batch && covered < end; b++) {
+    for (int64_t b = mobai_cpu_sequence_past(cu, a->seqlen_q, a->total_q, a->batch, begin);
+         b < a->batch && covered < end; b++) {
         const mobai_cpu_blocks s = mobai_cpu_blocks_at(a, b);
         const int64_t first = mobai_max64(s.q.begin, covered), last = mobai_min64(s.q.end, end);
         for (int64_t t = first; t < last; t++) {
@@ -65,8 +67,10 @@ static inline void walk(const mobai_stage_args *a, int32_t g, int64_t begin, int
                 for (int32_t m = 0; m < top_k; m++) {
                     const int32_t id = row[m];
                     if (id < 0 || id >= limit) continue;
-                    if (id > highest) highest = id;
-                    else if (repeated(row, m, id)) continue;
+                    if (id > highest)
+                        highest = id;
+                    else if (repeated(row, m, id))
+                        continue;
                     const int64_t slot = s.first_slot + id;
                     if (scatter) {
                         const int64_t place = offsets[slot] + cursor[slot];

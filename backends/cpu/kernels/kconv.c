@@ -27,9 +27,17 @@ static void convolve(const mobai_stage_args *a, int64_t g, int64_t first, int64_
         mobai_row_load(key, mobai_cpu_k_row(a, &a->k, t, g), (moba_dtype)a->dtype, d, d);
         if (t < begin) continue;
         mobai_cpu_kconv_sum(z, keys, weights, t, first, width, d);
-        for (int32_t c = 0; c < d; c++) z[c] = key[c] + z[c] * mobai_cpu_sigmoid(z[c]);
+        for (int32_t c = 0; c < d; c++)
+            z[c] = key[c] + z[c] * mobai_cpu_sigmoid(z[c]);
         mobai_row_store(mobai_cpu_row(a, &a->kprime, a->seqlen_k, t, g), z, (moba_dtype)a->dtype, d);
     }
+}
+
+/** Rows outside all sequences are zero. */
+static void clear_rows(const mobai_stage_args *a, int64_t begin, int64_t end, int64_t g) {
+    const float zeros[MOBAI_CPU_MAX_HEAD_DIM] = {0};
+    for (int64_t t = begin; t < end; t++)
+        mobai_row_store(mobai_cpu_row(a, &a->kprime, a->seqlen_k, t, g), zeros, (moba_dtype)a->dtype, a->head_dim);
 }
 
 static void kconv_rows(void *context, int64_t task, int32_t thread) {
@@ -43,16 +51,16 @@ static void kconv_rows(void *context, int64_t task, int32_t thread) {
     float weights[MOBAI_CPU_MAX_KCONV][MOBAI_CPU_MAX_HEAD_DIM];
     mobai_cpu_kconv_weights(a, g, weights);
     int64_t covered = begin;
-    for (int64_t b = mobai_cpu_sequence_past(cu, a->seqlen_k, a->total_k, a->batch, begin); b < a->batch && covered < end; b++) {
+    for (int64_t b = mobai_cpu_sequence_past(cu, a->seqlen_k, a->total_k, a->batch, begin);
+         b < a->batch && covered < end; b++) {
         const mobai_rows rows = mobai_seq_rows(cu, a->seqlen_k, a->total_k, b);
         const int64_t from = mobai_max64(rows.begin, covered), to = mobai_min64(rows.end, end);
         if (from >= to) continue;
+        clear_rows(a, covered, from, g);
         convolve(a, g, rows.begin, from, to, (const float(*)[MOBAI_CPU_MAX_HEAD_DIM])weights);
         covered = to;
     }
-    float zeros[MOBAI_CPU_MAX_HEAD_DIM] = {0};
-    for (int64_t t = covered; t < end; t++) /* storage rows past the last sequence */
-        mobai_row_store(mobai_cpu_row(a, &a->kprime, a->seqlen_k, t, g), zeros, (moba_dtype)a->dtype, a->head_dim);
+    clear_rows(a, covered, end, g);
 }
 
 moba_status MOBAI_ISA_FN(mobai_cpu_kconv)(const mobai_stage_args *args, mobai_cpu_pool *pool) {

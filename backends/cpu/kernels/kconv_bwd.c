@@ -73,21 +73,31 @@ static void gradients(const mobai_stage_args *a, int64_t g, mobai_rows rows, int
         if (u < end) {
             for (int32_t l = 0; l < width && u - l >= rows.begin; l++) {
                 const float *key = state->keys[(u - l) % MOBAI_CPU_MAX_KCONV];
-                for (int32_t c = 0; c < d; c++) state->sum[l][c] += dz[c] * key[c];
+                for (int32_t c = 0; c < d; c++)
+                    state->sum[l][c] += dz[c] * key[c];
             }
             if ((u - begin) % ROWS_PER_SUM == ROWS_PER_SUM - 1) add_sum(state, partial, width, d);
         }
         const int64_t t = u - width + 1;
         if (t < begin) continue;
         const float *gradient = dkprime + (t * a->n_kv_heads + g) * d;
-        for (int32_t c = 0; c < d; c++) z[c] = gradient[c];
+        for (int32_t c = 0; c < d; c++)
+            z[c] = gradient[c];
         for (int32_t l = 0; l < width; l++) {
             const float *later = state->dz[(t + l) % MOBAI_CPU_MAX_KCONV], *w = state->weights[l];
-            for (int32_t c = 0; c < d; c++) z[c] += w[c] * later[c];
+            for (int32_t c = 0; c < d; c++)
+                z[c] += w[c] * later[c];
         }
         mobai_row_store(mobai_cpu_row(a, &a->dk, a->seqlen_k, t, g), z, (moba_dtype)a->dtype, d);
     }
     add_sum(state, partial, width, d);
+}
+
+/** Rows outside all sequences are zero. */
+static void clear_rows(const mobai_stage_args *a, int64_t begin, int64_t end, int64_t g) {
+    const float zeros[MOBAI_CPU_MAX_HEAD_DIM] = {0};
+    for (int64_t t = begin; t < end; t++)
+        mobai_row_store(mobai_cpu_row(a, &a->dk, a->seqlen_k, t, g), zeros, (moba_dtype)a->dtype, a->head_dim);
 }
 
 static void kconv_bwd_range(void *context, int64_t task, int32_t thread) {
@@ -105,16 +115,16 @@ static void kconv_bwd_range(void *context, int64_t task, int32_t thread) {
     memset(state.sum, 0, sizeof state.sum);
     mobai_cpu_kconv_weights(a, g, state.weights);
     int64_t covered = begin;
-    for (int64_t b = mobai_cpu_sequence_past(cu, a->seqlen_k, a->total_k, a->batch, begin); b < a->batch && covered < end; b++) {
+    for (int64_t b = mobai_cpu_sequence_past(cu, a->seqlen_k, a->total_k, a->batch, begin);
+         b < a->batch && covered < end; b++) {
         const mobai_rows rows = mobai_seq_rows(cu, a->seqlen_k, a->total_k, b);
         const int64_t from = mobai_max64(rows.begin, covered), to = mobai_min64(rows.end, end);
         if (from >= to) continue;
+        clear_rows(a, covered, from, g);
         gradients(a, g, rows, from, to, &state, partial);
         covered = to;
     }
-    float zeros[MOBAI_CPU_MAX_HEAD_DIM] = {0};
-    for (int64_t t = covered; t < end; t++) /* storage rows past the last sequence */
-        mobai_row_store(mobai_cpu_row(a, &a->dk, a->seqlen_k, t, g), zeros, (moba_dtype)a->dtype, d);
+    clear_rows(a, covered, end, g);
 }
 
 /** dw of one kv head: its partials in order. */
@@ -128,7 +138,8 @@ static void sum_weights(void *context, int64_t task, int32_t thread) {
     for (int32_t c = 0; c < d; c++) {
         for (int32_t l = 0; l < width; l++) {
             float sum = 0.0f;
-            for (int64_t range = 0; range < job->n_ranges; range++) sum += partials[(range * width + l) * d + c];
+            for (int64_t range = 0; range < job->n_ranges; range++)
+                sum += partials[(range * width + l) * d + c];
             dw[c * width + l] = sum;
         }
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From storage rows and block slots to sequences and addresses. Everything is clamped as core/geometry.h says, so illegal
- * cu_seqlens give wrong results but no access outside the tensors.
+ * From storage rows and block slots to sequences and addresses. Everything is clamped as core/geometry.h says, so
+ * illegal cu_seqlens give wrong results but no access outside the tensors.
  */
 #ifndef MOBAI_CPU_KERNELS_SEQUENCE_H
 #define MOBAI_CPU_KERNELS_SEQUENCE_H
@@ -9,9 +9,7 @@
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/kernels/stages.h"
 
-static inline void *mobai_cpu_address(moba_buffer buffer) {
-    return (void *)(uintptr_t)(buffer.handle + buffer.offset);
-}
+static inline void *mobai_cpu_address(moba_buffer buffer) { return (void *)(uintptr_t)(buffer.handle + buffer.offset); }
 
 /** One sequence of a run with its block slots. */
 typedef struct mobai_cpu_blocks {
@@ -43,21 +41,26 @@ static inline bool mobai_cpu_blocks_of_slot(const mobai_stage_args *a, int64_t s
     int64_t low = 0, high = a->batch;
     while (high - low > 1) {
         const int64_t middle = low + (high - low) / 2;
-        if (mobai_cpu_blocks_at(a, middle).first_slot <= slot) low = middle;
-        else high = middle;
+        if (mobai_cpu_blocks_at(a, middle).first_slot <= slot)
+            low = middle;
+        else
+            high = middle;
     }
     *out = mobai_cpu_blocks_at(a, low);
     return slot >= out->first_slot && slot < out->first_slot + out->n_blocks;
 }
 
-/** The first sequence whose rows end past `row`, by binary search in ascending cu_seqlens; `batch` when there is none. */
+/** The first sequence whose rows end past `row`, by binary search in ascending cu_seqlens; `batch` when there is none.
+ */
 static inline int64_t mobai_cpu_sequence_past(const int32_t *cu, int64_t seqlen, int64_t total, int64_t batch,
                                               int64_t row) {
     int64_t low = 0, high = batch;
     while (low < high) {
         const int64_t middle = low + (high - low) / 2;
-        if (mobai_seq_rows(cu, seqlen, total, middle).end > row) high = middle;
-        else low = middle + 1;
+        if (mobai_seq_rows(cu, seqlen, total, middle).end > row)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return low;
 }
@@ -66,15 +69,19 @@ static inline int64_t mobai_cpu_sequence_past(const int32_t *cu, int64_t seqlen,
 static inline unsigned char *mobai_cpu_row(const mobai_stage_args *a, const moba_tensor *x, int64_t seqlen, int64_t row,
                                            int64_t head) {
     int64_t element = head * x->head_stride;
-    if (a->cu_seqlens_q.handle != 0 || seqlen < 1) element += row * x->token_stride;
-    else element += row / seqlen * x->batch_stride + row % seqlen * x->token_stride;
+    if (a->cu_seqlens_q.handle != 0 || seqlen < 1)
+        element += row * x->token_stride;
+    else
+        element += row / seqlen * x->batch_stride + row % seqlen * x->token_stride;
     return (unsigned char *)mobai_cpu_address(x->buffer) + element * (a->dtype == MOBA_F32 ? 4 : 2);
 }
 
-static inline const unsigned char *mobai_cpu_q_row(const mobai_stage_args *a, const moba_tensor *x, int64_t row, int64_t head) {
+static inline const unsigned char *mobai_cpu_q_row(const mobai_stage_args *a, const moba_tensor *x, int64_t row,
+                                                   int64_t head) {
     return mobai_cpu_row(a, x, a->seqlen_q, row, head);
 }
-static inline const unsigned char *mobai_cpu_k_row(const mobai_stage_args *a, const moba_tensor *x, int64_t row, int64_t head) {
+static inline const unsigned char *mobai_cpu_k_row(const mobai_stage_args *a, const moba_tensor *x, int64_t row,
+                                                   int64_t head) {
     return mobai_cpu_row(a, x, a->seqlen_k, row, head);
 }
 
