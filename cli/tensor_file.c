@@ -127,7 +127,8 @@ mobai_stream_result mobai_tensor_stream(int fd, const mobai_tensor_view *view, m
     const size_t from_bytes = mobai_element_bytes(view->element), to_bytes = mobai_element_bytes(element);
     const size_t piece = count < PIECE_ELEMENTS ? (size_t)count : PIECE_ELEMENTS;
     if (count == 0) return MOBAI_STREAM_OK;
-    char *raw = malloc(piece * from_bytes), *converted = malloc(piece * to_bytes);
+    const bool converts = element != view->element;
+    char *raw = malloc(piece * from_bytes), *converted = converts ? malloc(piece * to_bytes) : raw;
     mobai_stream_result result = MOBAI_STREAM_OK;
     if (raw == NULL || converted == NULL) {
         mobai_say(message, "cannot be read: out of memory for a buffer of %zu bytes", piece * (from_bytes + to_bytes));
@@ -139,12 +140,12 @@ mobai_stream_result mobai_tensor_stream(int fd, const mobai_tensor_view *view, m
             result = MOBAI_STREAM_UNREADABLE;
             break;
         }
-        mobai_convert(converted, element, raw, view->element, n);
+        if (converts) mobai_convert(converted, element, raw, view->element, n);
         if (!sink(user, first, converted, n)) result = MOBAI_STREAM_STOPPED;
         mobai_progress_at(first + n, count);
     }
     free(raw);
-    free(converted);
+    if (converts) free(converted);
     return result;
 }
 
