@@ -60,7 +60,7 @@ mobai_cap_set mobai_cpu_probe_caps(void);
 
 /** Rows of variants.c: ten a tier, and those of AVX-512 BF16. MOBAI_CPU_TIER_<n> says what the build contains. */
 #if defined(MOBAI_CPU_TIER_3)
-#define MOBAI_CPU_N_VARIANTS 30
+#define MOBAI_CPU_N_VARIANTS 31
 #elif defined(MOBAI_CPU_TIER_2)
 #define MOBAI_CPU_N_VARIANTS 30
 #else

@@ -251,10 +251,14 @@ MOBAI_INLINE void mobai_v_store_as(void *p, mobai_vf v, moba_dtype dtype) {
 /** The same for the first n (0..MOBAI_VL) elements; the other lanes are zero, their memory is not touched. */
 MOBAI_INLINE mobai_vf mobai_v_load_as_n(const void *p, moba_dtype dtype, int64_t n) {
     if (dtype == MOBA_F32) return mobai_v_load_n((const float *)p, n);
+#if MOBAI_TIER >= 2
+    mobai_vh h = (mobai_vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1u), p);
+#else
     mobai_vh h = {0};
     const unsigned char *from = (const unsigned char *)p;
     unsigned char *to = (unsigned char *)&h;
     for (int64_t i = 0; i < 2 * n && i < 2 * MOBAI_VL; i++) to[i] = from[i];
+#endif
     return mobai_v_widen(h, dtype);
 }
 MOBAI_INLINE void mobai_v_store_as_n(void *p, mobai_vf v, moba_dtype dtype, int64_t n) {

@@ -143,7 +143,32 @@ EACH_STAGE(STAGE, avx2, AVX2)
 EACH_STAGE(STAGE, avx512, AVX512)
 #endif
 
+#if defined(MOBAI_CPU_TIER_3)
+/* A bfloat16 dot product does twice the work of a float32 FMA of the same width. */
+static double attend_avx512bf16_cost(const mobai_shape *s) { return 0.5 * attend_cost(s, MOBAI_CPU_AVX512); }
+static const mobai_cpu_code attend_avx512bf16_code = {mobai_cpu_attend_avx512bf16};
+
+/** The dot products take neighbours in head_dim by twos. */
+static const char *reject_odd_head_dim(const moba_problem *problem, const mobai_caps *caps) {
+    (void)caps;
+    return problem->head_dim % 2 == 0 ? NULL : "head_dim is odd";
+}
+#endif
+
 const mobai_variant mobai_cpu_variants[] = {
+#if defined(MOBAI_CPU_TIER_3)
+    {.name = "attend_bf16__avx512bf16_onepass_m96n128",
+     .stage = MOBAI_STAGE_ATTEND,
+     .dtypes = 1u << MOBA_BF16,
+     .needs = MOBAI_CPU_NEEDS_AVX512BF16,
+     .flow = MOBAI_FLOW_ONE_PASS,
+     .tile_m = 96,
+     .tile_n = 128,
+     .reject = reject_odd_head_dim,
+     .cost = attend_avx512bf16_cost,
+     .scratch_bytes = mobai_cpu_attend_scratch_avx512bf16,
+     .code = &attend_avx512bf16_code},
+#endif
 #if defined(MOBAI_CPU_TIER_2)
     TIER_ROWS(avx512, MOBAI_CPU_NEEDS_AVX512),
     TIER_ROWS(avx2, MOBAI_CPU_NEEDS_AVX2),

@@ -15,8 +15,8 @@
  */
 #include <math.h>
 
-#include "backends/cpu/gemm.h"
 #include "backends/cpu/kernels/attend.h"
+#include "backends/cpu/kernels/attend_operand.h"
 #include "backends/cpu/kernels/sequence.h"
 
 enum {
@@ -32,11 +32,12 @@ enum {
 
 /** What one thread works in. */
 typedef struct workspace {
-    float *keys, *values; /* packed tile: K^T, V */
-    float *rows;          /* gathered Q: ROW_TILE rows of d_padded */
-    float *scores;        /* S, then P: ROW_TILE x KEY_TILE */
-    float *o;             /* unnormalised O of the range's rows (partials: of the block's rows), d_padded each */
-    float *m, *l;         /* their running maximum (base 2) and sum */
+    operand *keys, *values; /* packed tile: K^T, V */
+    operand *rows;          /* gathered Q: ROW_TILE rows of d_padded */
+    float *scores;          /* S: ROW_TILE x KEY_TILE */
+    operand *weights;       /* P, likewise; in place of S when both are float32 */
+    float *o;               /* unnormalised O of the range's rows (partials: of the block's rows), d_padded each */
+    float *m, *l;           /* their running maximum (base 2) and sum */
 } workspace;
 
 typedef struct attend_job {
@@ -66,9 +67,10 @@ typedef struct visit {
 static int64_t padded_head_dim(int64_t head_dim) { return (head_dim + MOBAI_VL - 1) / MOBAI_VL * MOBAI_VL; }
 
 static size_t fixed_bytes(int64_t head_dim) {
-    int64_t floats = KEY_TILE * head_dim + KEY_TILE * mobai_gemm_padded(head_dim) +
-                     ROW_TILE * (padded_head_dim(head_dim) + KEY_TILE);
-    return (size_t)floats * sizeof(float);
+    const int64_t weights = sizeof(operand) == sizeof(float) ? 0 : ROW_TILE * KEY_TILE;
+    const int64_t operands = KEY_TILE * head_dim + KEY_TILE * mobai_gemm_padded(head_dim) +
+                             ROW_TILE * padded_head_dim(head_dim) + weights;
+    return (size_t)operands * sizeof(operand) + ROW_TILE * KEY_TILE * sizeof(float);
 }
 
 static size_t row_bytes(int64_t head_dim) { return (size_t)(padded_head_dim(head_dim) + 2) * sizeof(float); }
@@ -94,14 +96,16 @@ size_t MOBAI_ISA_FN(mobai_cpu_attend_scratch)(const mobai_shape *shape) {
 
 static workspace carve(const attend_job *job, int32_t thread) {
     const int64_t d = job->a->head_dim, n_rows = job->range_queries * job->a->group;
+    unsigned char *base = (unsigned char *)mobai_cpu_address(job->a->scratch) + (size_t)thread * job->thread_bytes;
     workspace w;
-    w.keys = (float *)(void *)((unsigned char *)mobai_cpu_address(job->a->scratch) + (size_t)thread * job->thread_bytes);
-    w.values = w.keys + KEY_TILE * d;
-    w.rows = w.values + KEY_TILE * mobai_gemm_padded(d);
-    w.scores = w.rows + ROW_TILE * job->d_padded;
+    w.scores = (float *)(void *)base;
     w.o = w.scores + ROW_TILE * KEY_TILE;
     w.m = w.o + n_rows * job->d_padded;
     w.l = w.m + n_rows;
+    w.keys = (operand *)(void *)(w.l + n_rows);
+    w.values = w.keys + KEY_TILE * d;
+    w.rows = w.values + KEY_TILE * mobai_gemm_padded(d);
+    w.weights = sizeof(operand) == sizeof(float) ? (operand *)(void *)w.scores : w.rows + ROW_TILE * job->d_padded;
     return w;
 }
 
@@ -124,11 +128,8 @@ static void gather(const visit *v, int64_t x, int64_t n, float **o, float **m, f
         const uint32_t row = v->list != NULL ? v->list[x + i] : (uint32_t)(x + i);
         const int64_t t = row / group, h = row % group;
         const int64_t accumulator = (job->partials ? x + i : (int64_t)row) - v->first_row;
-        float *q = v->w->rows + i * job->d_padded;
         const int64_t element = (t - v->sequence.q.begin) * a->q.token_stride + h * a->q.head_stride;
-        mobai_row_load(q, v->q + element * bytes, dtype, d, d);
-        if (flip)
-            for (int64_t c = 0; c < d; c++) q[c] = -q[c];
+        operand_gather(v->w->rows + i * job->d_padded, v->q + element * bytes, dtype, d, flip);
         o[i] = v->w->o + accumulator * job->d_padded;
         m[i] = v->w->m + accumulator;
         l[i] = v->w->l + accumulator;
@@ -148,8 +149,7 @@ static void compute_scores(const visit *v, int64_t n, const int32_t *limit) {
             if (width <= 0) continue;
             float *at[MOBAI_GEMM_MR];
             for (int64_t r = 0; r < rows; r++) at[r] = v->w->scores + (i + r) * KEY_TILE + j;
-            mobai_gemm_tiles[(width + MOBAI_VL - 1) / MOBAI_VL - 1][rows - 1](
-                d, v->w->rows + i * v->job->d_padded, v->job->d_padded, 1, v->w->keys + j * d, at, NULL);
+            operand_tile(rows, width, d, v->w->rows + i * v->job->d_padded, v->job->d_padded, v->w->keys + j * d, at, NULL);
         }
     }
 }
@@ -161,7 +161,7 @@ static mobai_vi lanes(void) {
 }
 
 /**
- * S to P = 2^(scale S - m) in place, with m the row's new maximum; l grows by the row's sum; alpha[i] is what the row's
+ * S to P = 2^(scale S - m), with m the row's new maximum; l grows by the row's sum; alpha[i] is what the row's
  * earlier O and l are worth under the new maximum. Columns past the row's limit become 0 up to that of its register tile.
  */
 static void softmax(const visit *v, int64_t n, const int32_t *limit, float *const *m, float *const *l, float *alpha) {
@@ -189,33 +189,35 @@ static void softmax(const visit *v, int64_t n, const int32_t *limit, float *cons
     for (int64_t i = 0; i < n; i += MOBAI_VL)
         mobai_v_store(alpha + i, mobai_v_exp2(mobai_v_load(alpha + i) - mobai_v_load(top + i)));
     for (int64_t i = 0; i < n; i++) {
-        float *s = v->w->scores + i * KEY_TILE;
+        const float *s = v->w->scores + i * KEY_TILE;
+        operand *weights = v->w->weights + i * KEY_TILE;
         const mobai_vf minus = mobai_v_set1(-top[i]);
         const int64_t last_row = mobai_min64(n, (i / MOBAI_GEMM_MR + 1) * MOBAI_GEMM_MR) - 1;
         mobai_vf sum = {0};
         int64_t j = 0;
         for (; j < limit[i]; j += MOBAI_VL) {
             mobai_vf p = mobai_v_exp2(mobai_v_fma(mobai_v_load(s + j), c, minus));
-            mobai_v_store(s + j, p);
+            operand_store(weights + j, p);
             sum += p;
         }
-        for (; j < limit[last_row]; j += MOBAI_VL) mobai_v_store(s + j, (mobai_vf){0});
+        for (; j < limit[last_row]; j += MOBAI_VL) operand_store(weights + j, (mobai_vf){0});
         *l[i] = *l[i] * alpha[i] + mobai_v_sum(sum);
     }
 }
 
 /** O = alpha O + P V. A hidden key has P = 0; where V holds infinities or NaN, rows stop at their own limit instead. */
 static void add_values(const visit *v, int64_t n, const int32_t *limit, float *const *o, const float *alpha) {
-    const int64_t d = v->job->a->head_dim, step = v->values_finite ? MOBAI_GEMM_MR : 1;
+    const int64_t d = v->job->a->head_dim, packed_keys = operand_packed_keys(v->n_keys);
     for (int64_t j = 0; j < d; j += MOBAI_GEMM_PANEL) {
         const int64_t width = mobai_min64(d - j, MOBAI_GEMM_PANEL);
-        const mobai_gemm_fn *tiles = mobai_gemm_tiles[(width + MOBAI_VL - 1) / MOBAI_VL - 1];
-        for (int64_t i = 0; i < n; i += step) {
-            const int64_t rows = mobai_min64(n - i, step);
+        operand *b = v->w->values + j * packed_keys;
+        for (int64_t i = 0; i < n; i += v->values_finite ? MOBAI_GEMM_MR : 1) {
+            const int64_t rows = mobai_min64(n - i, MOBAI_GEMM_MR);
+            const operand *p = v->w->weights + i * KEY_TILE;
             float *at[MOBAI_GEMM_MR];
             for (int64_t r = 0; r < rows; r++) at[r] = o[i + r] + j;
-            tiles[rows - 1](limit[i + rows - 1], v->w->scores + i * KEY_TILE, KEY_TILE, 1, v->w->values + j * v->n_keys,
-                            at, alpha + i);
+            if (v->values_finite) operand_tile(rows, width, limit[i + rows - 1], p, KEY_TILE, b, at, alpha + i);
+            else operand_tile_exact(width, limit[i], p, b, at, alpha + i);
         }
     }
 }
@@ -232,12 +234,6 @@ static void attend_rows(const visit *v, int64_t x, int64_t n) {
 }
 
 /* ------------------------------------------------------------------------------------------- one key block -- */
-
-static bool all_finite(const float *p, int64_t n) {
-    mobai_vf sum = {0};
-    for (int64_t i = 0; i < n; i += MOBAI_VL) sum += mobai_v_load(p + i) * 0.0f;
-    return mobai_v_sum(sum) == 0.0f;
-}
 
 /** First position in list[lo, hi) whose row is at least `row`. */
 static int64_t lower_bound(const uint32_t *list, int64_t lo, int64_t hi, int64_t row) {
@@ -266,11 +262,13 @@ static void attend_block(visit *v, int64_t begin, int64_t end, int64_t x0, int64
             if (x0 >= x1) return;
         }
         const int64_t storage = v->sequence.k.begin + key;
-        mobai_gemm_pack_transposed(v->w->keys, mobai_cpu_k_row(a, &a->k, storage, v->g), a->k.token_stride * bytes, dtype,
-                                   v->n_keys, a->head_dim);
-        mobai_gemm_pack(v->w->values, mobai_cpu_k_row(a, &a->v, storage, v->g), a->v.token_stride * bytes, dtype,
-                        v->n_keys, a->head_dim);
-        if (a->causal) v->values_finite = all_finite(v->w->values, v->n_keys * mobai_gemm_padded(a->head_dim));
+        operand_pack_keys(v->w->keys, mobai_cpu_k_row(a, &a->k, storage, v->g), a->k.token_stride * bytes, dtype, v->n_keys,
+                          a->head_dim);
+        operand_pack_values(v->w->values, mobai_cpu_k_row(a, &a->v, storage, v->g), a->v.token_stride * bytes, dtype,
+                            v->n_keys, a->head_dim);
+        if (a->causal)
+            v->values_finite = operand_all_finite(v->w->values,
+                                                  operand_packed_keys(v->n_keys) * mobai_gemm_padded(a->head_dim));
         for (int64_t x = x0; x < x1; x += ROW_TILE) attend_rows(v, x, mobai_min64(ROW_TILE, x1 - x));
     }
 }
