@@ -220,20 +220,25 @@ static int64_t *sample_blocks(const mobai_reference *reference, bool whole, uint
 
 /* ------------------------------------------------------------------------------------------------ checks -- */
 
+/** What solving back from dk gives for one kv head. */
+typedef struct solved_dw {
+    double dw[256][8], spread2[256][8]; /* dw, and the variance that the rounding of dk brings in, at most */
+} solved_dw;
+
 /**
- * dw where dk' of all keys is out of reach: from the library's own dk, of which blocks have been verified. dk' follows
- * by solving dk[t] = dk'[t] + sum_l w[l] SiLU'(z[t + l]) dk'[t + l] from the last key back, and dw from it. The
- * rounding of dk to the type averages out over the keys, so the type's Frobenius bound applies. One kv head.
+ * dw of one kv head from the library's own dk, of which blocks have been verified. dk' follows by solving
+ * dk[t] = dk'[t] + sum_l w[l] SiLU'(z[t + l]) dk'[t + l] from the last key back, and dw from it. dk carries a rounding
+ * to the type; its effect is followed through the same recursion with absolute values.
  */
-static void check_dw_from_dk(const gradient_check *check, int32_t g, mobai_verdict *verdict) {
+static void solve_dw(const gradient_check *check, int32_t g, solved_dw *out) {
+    static const double half_ulps[] = {[MOBA_F32] = 0x1p-22, [MOBA_F16] = 0x1p-12, [MOBA_BF16] = 0x1p-9};
     const mobai_reference *reference = check->reference;
     const mobai_bench_problem *problem = reference->problem;
     const int32_t dim = reference->dim, width = problem->kconv_width;
-    double *dw = check->dw + (size_t)g * (size_t)dim * (size_t)width;
-    for (int32_t i = 0; i < dim * width; i++)
-        dw[i] = 0.0;
-    double slope[256], back[8][256] = {{0.0}}, w[8][256]; /* back[x % 8]: SiLU'(z[x]) dk'[x] */
+    double slope[256], w[8][256];
+    double back[8][256], error[8][256]; /* of key x at x % 8: SiLU'(z[x]) dk'[x], and how far it may be off */
     float key[256], dk[256];
+    memset(out, 0, sizeof *out);
     for (int32_t l = 0; l < width; l++) {
         for (int32_t c = 0; c < dim; c++)
             w[l][c] = weight(reference, g, c, l);
@@ -245,43 +250,86 @@ static void check_dw_from_dk(const gradient_check *check, int32_t g, mobai_verdi
             mobai_kconv_slope(reference, b, g, x, slope);
             mobai_load_row(reference, check->outputs->dk, problem->n_kv_heads, base + x, g, dk);
             for (int32_t c = 0; c < dim; c++) {
-                double rest = (double)dk[c];
-                for (int32_t l = 1; l < width && x + l < seqlen_k; l++)
+                double rest = (double)dk[c], rest_error = fabs(rest) * half_ulps[problem->dtype];
+                for (int32_t l = 1; l < width && x + l < seqlen_k; l++) {
                     rest -= w[l][c] * back[(x + l) % 8][c];
-                back[x % 8][c] = slope[c] * rest / (1.0 + w[0][c] * slope[c]);
+                    rest_error += fabs(w[l][c]) * error[(x + l) % 8][c];
+                }
+                const double factor = slope[c] / (1.0 + w[0][c] * slope[c]);
+                back[x % 8][c] = factor * rest;
+                error[x % 8][c] = fabs(factor) * rest_error;
             }
             for (int32_t l = 0; l < width && l <= x; l++) {
                 mobai_load_row(reference, reference->in->k, problem->n_kv_heads, base + x - l, g, key);
-                for (int32_t c = 0; c < dim; c++)
-                    dw[c * width + l] += back[x % 8][c] * (double)key[c];
+                for (int32_t c = 0; c < dim; c++) {
+                    const double off = error[x % 8][c] * (double)key[c];
+                    out->dw[c][l] += back[x % 8][c] * (double)key[c];
+                    out->spread2[c][l] += off * off;
+                }
             }
         }
     }
-    const float *got = check->outputs->dw + (size_t)g * (size_t)dim * (size_t)width;
-    double error2 = 0.0, expected2 = 0.0;
-    for (int32_t i = 0; i < dim * width; i++) {
-        error2 += ((double)got[i] - dw[i]) * ((double)got[i] - dw[i]);
-        expected2 += dw[i] * dw[i];
-    }
-    const double relative = sqrt(error2 / fmax(expected2, 1e-300));
-    if (relative > verdict->rel_err) verdict->rel_err = relative;
-    if (!(relative <= gradient_bound(problem->dtype))) {
-        mobai_fault(verdict, "dw of kv head %" PRId32 ": relative Frobenius error %.3g is above %.3g", g, relative,
-                    gradient_bound(problem->dtype));
-    }
 }
 
-/** dw of every kv head, after all blocks have been visited. */
-static void check_dw(const gradient_check *check, mobai_verdict *verdict) {
-    const mobai_reference *reference = check->reference;
-    const mobai_bench_problem *problem = reference->problem;
-    mobai_comparison c = {.name = "dw"};
-    for (int64_t i = 0; i < (int64_t)problem->n_kv_heads * reference->dim * problem->kconv_width; i++) {
-        const float plain = (float)check->plain_dw[i];
-        mobai_compare(MOBA_F32, &c, i / problem->kconv_width % reference->dim,
-                      i / problem->kconv_width / reference->dim, &check->dw[i], &plain, &check->outputs->dw[i], 1);
+/**
+ * dw where dk' of all keys is out of reach: Frobenius, over the channels in which solving back loses little (weights
+ * near -1 amplify the rounding of dk). False when there is no such channel.
+ */
+static bool check_solved_dw(const gradient_check *check, int32_t g, mobai_verdict *verdict) {
+    const mobai_bench_problem *problem = check->reference->problem;
+    const int32_t width = problem->kconv_width;
+    const double bound = gradient_bound(problem->dtype);
+    solved_dw solved;
+    solve_dw(check, g, &solved);
+    const float *got = check->outputs->dw + (size_t)g * (size_t)check->reference->dim * (size_t)width;
+    double error2 = 0.0, expected2 = 0.0;
+    for (int32_t c = 0; c < check->reference->dim; c++) {
+        double channel2 = 0.0, spread2 = 0.0, off2 = 0.0;
+        for (int32_t l = 0; l < width; l++) {
+            const double off = (double)got[c * width + l] - solved.dw[c][l];
+            channel2 += solved.dw[c][l] * solved.dw[c][l];
+            spread2 += solved.spread2[c][l];
+            off2 += off * off;
+        }
+        if (!(spread2 <= 0.25 * bound * bound * channel2)) continue;
+        error2 += off2;
+        expected2 += channel2;
     }
-    mobai_judge(&c, gradient_bound(problem->dtype), check->max_score <= 16.0, verdict);
+    if (!(expected2 > 0.0)) return false;
+    const double relative = sqrt(error2 / expected2);
+    if (relative > verdict->rel_err) verdict->rel_err = relative;
+    if (!(relative <= bound)) {
+        mobai_fault(verdict, "dw of kv head %" PRId32 ": relative Frobenius error %.3g is above %.3g", g, relative,
+                    bound);
+    }
+    return true;
+}
+
+/** dw of the kv heads [begin, end), all of whose blocks have been visited. */
+static void check_dw(const gradient_check *check, int32_t begin, int32_t end, mobai_verdict *verdict) {
+    const mobai_reference *reference = check->reference;
+    const int64_t width = reference->problem->kconv_width, dim = reference->dim;
+    mobai_comparison c = {.name = "dw"};
+    for (int64_t i = begin * dim * width; i < end * dim * width; i++) {
+        const float plain = (float)check->plain_dw[i];
+        mobai_compare(MOBA_F32, &c, i / width % dim, i / width / dim, &check->dw[i], &plain, &check->outputs->dw[i], 1);
+    }
+    mobai_judge(&c, gradient_bound(reference->problem->dtype), check->max_score <= 16.0, verdict);
+}
+
+/** dw of one kv head by visiting all of its blocks: the long way. */
+static void check_dw_of_head(gradient_check *check, int32_t g, mobai_verdict *verdict) {
+    const mobai_reference *reference = check->reference;
+    const size_t n = (size_t)reference->dim * (size_t)reference->problem->kconv_width;
+    memset(check->dw + (size_t)g * n, 0, n * sizeof *check->dw);
+    memset(check->plain_dw + (size_t)g * n, 0, n * sizeof *check->plain_dw);
+    check->exact = false;
+    for (int64_t slot = 0; slot < reference->n_slots; slot++) {
+        const key_block block = block_at(reference, g * reference->n_slots + slot);
+        check_block(check, &block);
+        mobai_progress_at((uint64_t)slot, (uint64_t)reference->n_slots);
+    }
+    check_dw(check, g, g + 1, verdict);
 }
 
 static void check_dq(const mobai_reference *reference, const mobai_bench_outputs *outputs, bool whole, uint64_t seed,
@@ -348,10 +396,11 @@ bool mobai_verify_gradients(const mobai_reference *reference, const mobai_bench_
         mobai_judge(&check.dv, gradient_bound(problem->dtype), check.max_score <= 16.0, verdict);
         if (problem->kconv_width > 0) {
             if (n_blocks == reference->n_slots * problem->n_kv_heads) {
-                check_dw(&check, verdict);
+                check_dw(&check, 0, problem->n_kv_heads, verdict);
             } else {
                 uint64_t state = seed ^ 0xd3ull;
-                check_dw_from_dk(&check, (int32_t)mobai_random_below(&state, (uint64_t)problem->n_kv_heads), verdict);
+                const int32_t g = (int32_t)mobai_random_below(&state, (uint64_t)problem->n_kv_heads);
+                if (!check_solved_dw(&check, g, verdict)) check_dw_of_head(&check, g, verdict);
             }
         }
     }
