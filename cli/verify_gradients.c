@@ -235,7 +235,7 @@ static void solve_dw(const gradient_check *check, int32_t g, solved_dw *out) {
     const mobai_reference *reference = check->reference;
     const mobai_bench_problem *problem = reference->problem;
     const int32_t dim = reference->dim, width = problem->kconv_width;
-    double slope[256], w[8][256];
+    double slope[256], w[8][256] = {{0.0}};
     double back[8][256], error[8][256]; /* of key x at x % 8: SiLU'(z[x]) dk'[x], and how far it may be off */
     float key[256], dk[256];
     memset(out, 0, sizeof *out);
