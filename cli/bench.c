@@ -140,8 +140,8 @@ static int measure(bench_state *state, const mobai_reference *reference, mobai_b
     if (status == MOBA_OK) status = mobai_bench_read(device, pass, outputs, &message);
     if (status != MOBA_OK) {
         if (message.text[0] != '\0') return mobai_cli_error(MOBAI_EXIT_FAILED, "%s", message.text);
-        mobai_cli_error(MOBAI_EXIT_OK, "%s, %s on %s failed:", problem, mobai_pass_name(pass), backend);
-        return mobai_cli_fail(status);
+        return mobai_cli_error(mobai_cli_exit_code(status), "%s, %s on %s: %s", problem, mobai_pass_name(pass), backend,
+                               moba_last_error());
     }
     if (!mobai_verify(reference, outputs, pass, state->options->seed, &verdict, &message)) {
         return mobai_cli_error(MOBAI_EXIT_FAILED, "%s", message.text);
@@ -173,8 +173,8 @@ static int bench_in_context(bench_state *state, moba_context *context, const mob
         return MOBAI_EXIT_OK;
     }
     if (status != MOBA_OK) {
-        mobai_cli_error(MOBAI_EXIT_OK, "%s on %s:", text, moba_context_backend(context));
-        return mobai_cli_fail(status);
+        return mobai_cli_error(mobai_cli_exit_code(status), "%s on %s: %s", text, moba_context_backend(context),
+                               moba_last_error());
     }
     int exit_code = MOBAI_EXIT_OK;
     bool verified = false;
@@ -257,8 +257,7 @@ static int check_problem(const bench_contexts *contexts, const mobai_bench_probl
     const moba_status status = moba_plan_create(contexts->at[0], &bounds, &plan);
     moba_plan_destroy(plan);
     if (status == MOBA_OK) return MOBAI_EXIT_OK;
-    mobai_cli_error(MOBAI_EXIT_OK, "problem '%s':", shown);
-    return mobai_cli_fail(status);
+    return mobai_cli_error(mobai_cli_exit_code(status), "problem '%s': %s", shown, moba_last_error());
 }
 
 /** One problem string on every backend. The inputs and the reference are made once. */
