@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,37 +20,49 @@ typedef struct output_file {
 } output_file;
 
 static output_file files[MOBAI_MAX_OUTPUTS];
-static volatile sig_atomic_t n_files; /* files[0..n_files) have a temporary file */
+static atomic_int n_files; /* files[0..n_files) have a temporary file */
 
-static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
-#define N_END_SIGNALS (sizeof end_signals / sizeof end_signals[0])
+/* A signal may arrive on any thread, a backend's worker too, so blocking signals in one thread protects nothing.
+ * Instead whoever changes the table says so in `changing`, and a handler that finds it set leaves the end to
+ * leave_table(). */
+static atomic_int changing;
+static atomic_int ending; /* the signal that arrived; 0: none */
 
 static void remove_and_end(int number) {
-    for (int i = 0; i < n_files; i++)
+    int n = atomic_load(&n_files);
+    for (int i = 0; i < n; i++)
         unlink(files[i].aside);
-    raise(number); /* the default action, as SA_RESETHAND restored it */
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void handle_end(int number) {
+    atomic_store(&ending, number);
+    if (!atomic_load(&changing)) remove_and_end(number);
+}
+
+static void leave_table(void) {
+    atomic_store(&changing, 0);
+    int number = atomic_load(&ending);
+    if (number != 0) remove_and_end(number);
+}
+
+static void enter_table(void) {
+    atomic_store(&changing, 1);
+    if (atomic_load(&ending) != 0) leave_table();
 }
 
 static void handle_signals(void) {
-    struct sigaction action = {.sa_handler = remove_and_end, .sa_flags = (int)(SA_RESETHAND | SA_NODEFER)};
+    static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = handle_end};
     sigemptyset(&action.sa_mask);
-    for (size_t i = 0; i < N_END_SIGNALS; i++) {
+    for (size_t i = 0; i < sizeof end_signals / sizeof end_signals[0]; i++) {
         struct sigaction present;
         /* A signal that the caller ignores, as nohup does, stays ignored. */
-        if (sigaction(end_signals[i], NULL, &present) == 0 && present.sa_handler == SIG_DFL) {
+        if (sigaction(end_signals[i], NULL, &present) == 0 && present.sa_handler == SIG_DFL)
             sigaction(end_signals[i], &action, NULL);
-        }
     }
     signal(SIGXFSZ, SIG_IGN); /* a file size limit becomes a write error with a sentence */
-}
-
-/** Holds the end signals back while the table and the folder disagree. */
-static void hold_signals(sigset_t *before) {
-    sigset_t set;
-    sigemptyset(&set);
-    for (size_t i = 0; i < N_END_SIGNALS; i++)
-        sigaddset(&set, end_signals[i]);
-    sigprocmask(SIG_BLOCK, &set, before);
 }
 
 static bool make_one(const char *path, mobai_message *message) {
@@ -95,12 +108,11 @@ int mobai_output_create(const char *directory, const char *name, mobai_message *
         mobai_say(message, "%s cannot be written: it is a directory", file->path);
         return -1;
     }
-    sigset_t before;
-    hold_signals(&before);
+    enter_table();
     file->fd = mkstemp(file->aside);
     int error = errno;
-    if (file->fd >= 0) n_files++;
-    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (file->fd >= 0) atomic_fetch_add(&n_files, 1);
+    leave_table();
     if (file->fd < 0) {
         mobai_say(message, "%s cannot be written: %s", file->path, strerror(error));
         return -1;
@@ -137,25 +149,23 @@ bool mobai_output_commit(mobai_message *message) {
     for (int i = 0; i < n_files; i++) {
         if (!finish_file(&files[i], message)) return false;
     }
-    sigset_t before;
-    hold_signals(&before);
+    enter_table();
     bool renamed = true;
     for (int i = 0; i < n_files && renamed; i++) {
         renamed = rename(files[i].aside, files[i].path) == 0 ||
                   mobai_say(message, "%s cannot be written: %s", files[i].path, strerror(errno));
     }
-    if (renamed) n_files = 0;
-    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (renamed) atomic_store(&n_files, 0);
+    leave_table();
     return renamed;
 }
 
 void mobai_output_discard(void) {
-    sigset_t before;
-    hold_signals(&before);
+    enter_table();
     for (int i = 0; i < n_files; i++) {
         if (files[i].fd >= 0) close(files[i].fd);
         unlink(files[i].aside);
     }
-    n_files = 0;
-    sigprocmask(SIG_SETMASK, &before, NULL);
+    atomic_store(&n_files, 0);
+    leave_table();
 }
