@@ -199,16 +199,23 @@ void th_case_fill(th_case *c) {
         for (int64_t i = 0; i < nq; i++) c->q[i] = (double)th_integer(&r, -2, 2);
         integer_keys(c, &r);
         break;
-    case TH_EQUAL:
+    case TH_EQUAL: /* integers, so that the mean is exact over any number of keys */
+        for (int64_t i = 0; i < k_width && i < nk; i++) c->k[i] = (double)th_integer(&r, -3, 3);
         for (int64_t i = k_width; i < nk; i++) c->k[i] = c->k[i - k_width];
         break;
     case TH_ZERO:
         for (int64_t i = 0; i < nq; i++) c->q[i] = i % 2 == 0 ? 0.0 : -0.0;
         for (int64_t i = 0; i < nk; i++) c->k[i] = i % 3 == 0 ? 0.0 : -0.0;
         break;
-    case TH_VERY_NEGATIVE:
-        for (int64_t i = 0; i < nq; i++) c->q[i] = ref_round(s->dtype, range * (1 + 0.1 * th_uniform(&r)));
-        for (int64_t i = 0; i < nk; i++) c->k[i] = ref_round(s->dtype, -range * (1 + 0.1 * th_uniform(&r)));
+    case TH_VERY_NEGATIVE: /* integers, so that scores are exact however they are summed and only lse is rounded */
+        for (int64_t i = 0; i < nq; i++) {
+            c->q[i] = (double)(16 * th_integer(&r, 1, 3));
+            c->dout[i] = (double)th_integer(&r, -3, 3);
+        }
+        for (int64_t i = 0; i < nk; i++) {
+            c->k[i] = (double)(-16 * th_integer(&r, 1, 3));
+            c->v[i] = (double)th_integer(&r, -3, 3);
+        }
         break;
     case TH_ZERO_ROWS:
         for (int64_t i = 0; i < nq; i++)

@@ -48,7 +48,7 @@ typedef enum th_fill {
     TH_EQUAL,       /* all keys alike: every score ties */
     TH_ZERO,        /* q and k zero, every other one -0 */
     TH_HUGE,        /* scaled scores up to some thousands */
-    TH_VERY_NEGATIVE, /* every lse about -1e4 or less (f16: as low as its range gives) */
+    TH_VERY_NEGATIVE, /* every lse in the thousands below zero */
     TH_ZERO_ROWS,   /* every third row of q, k, v and dout is zero */
     TH_NAN_KEYS,    /* one NaN key in every fifth block */
     TH_INF_KEYS,    /* one infinite key in every fifth block */
@@ -182,8 +182,10 @@ void th_for_each(const char *const *problems, size_t n, th_check check);
 /** Reference results over one selection, and the largest errors of a plain same-dtype implementation. */
 typedef struct th_expected {
     double *o, *lse, *dq, *dk, *dv, *dw;
-    double plain_o, plain_lse, plain_dq, plain_dk, plain_dv, plain_dw;
+    double plain_o, plain_dq, plain_dk, plain_dv, plain_dw;
     double max_score; /* largest |scaled score| */
+    double max_dp;    /* largest |<dout, v>| */
+    int64_t n_rows;   /* (row, head) pairs that attend to more than one key */
 } th_expected;
 
 th_expected *th_expect(const th_case *c, const int32_t *selection, bool gradients);
@@ -199,8 +201,8 @@ void th_check_index(const th_session *s, const th_case *c, const th_exec *e, con
 bool th_check_same(const th_session *s, const th_case *c, const char *what, const double *a, const double *b, int64_t n);
 bool th_check_same_result(const th_session *s, const th_case *c, const char *what, const th_result *a, const th_result *b);
 
-/** Forward and backward of the plain same-dtype implementation; every intermediate is rounded to the dtype. */
-void th_plain(const th_case *c, const int32_t *selection, double *o, double *lse, double *dq, double *dk, double *dv,
-              double *dw);
+/** Forward and backward (dq NULL: none) of plain same-dtype implementation 0 or 1 (plain.c). */
+void th_plain(const th_case *c, const int32_t *selection, int variant, double *o, double *lse, double *dq, double *dk,
+              double *dv, double *dw);
 
 #endif

@@ -118,7 +118,7 @@ static void random_problem(th_random *r, char *text, size_t size) {
 }
 
 Test(fuzz, random_problems) {
-    enum { N = 150, SIZE = 240 };
+    enum { N = 100, SIZE = 240 };
     static char texts[N][SIZE];
     const char *problems[N];
     th_random random = {th_seed() * 1000003};
