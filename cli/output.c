@@ -28,11 +28,17 @@ static atomic_int n_files; /* files[0..n_files) have a temporary file */
 static atomic_int changing;
 static atomic_int ending; /* the signal that arrived; 0: none */
 
+static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
+#define N_END_SIGNALS (sizeof end_signals / sizeof end_signals[0])
+static struct sigaction earlier_actions[N_END_SIGNALS]; /* a driver's compiler may have installed its own */
+
 static void remove_and_end(int number) {
     int n = atomic_load(&n_files);
     for (int i = 0; i < n; i++)
         unlink(files[i].aside);
-    signal(number, SIG_DFL);
+    for (size_t i = 0; i < N_END_SIGNALS; i++) {
+        if (end_signals[i] == number) sigaction(number, &earlier_actions[i], NULL);
+    }
     raise(number);
 }
 
@@ -53,13 +59,14 @@ static void enter_table(void) {
 }
 
 static void handle_signals(void) {
-    static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
+    static bool done;
+    if (done) return;
+    done = true;
     struct sigaction action = {.sa_handler = handle_end};
     sigemptyset(&action.sa_mask);
-    for (size_t i = 0; i < sizeof end_signals / sizeof end_signals[0]; i++) {
-        struct sigaction present;
+    for (size_t i = 0; i < N_END_SIGNALS; i++) {
         /* A signal that the caller ignores, as nohup does, stays ignored. */
-        if (sigaction(end_signals[i], NULL, &present) == 0 && present.sa_handler == SIG_DFL)
+        if (sigaction(end_signals[i], NULL, &earlier_actions[i]) == 0 && earlier_actions[i].sa_handler != SIG_IGN)
             sigaction(end_signals[i], &action, NULL);
     }
     signal(SIGXFSZ, SIG_IGN); /* a file size limit becomes a write error with a sentence */
@@ -91,7 +98,7 @@ bool mobai_output_directory(const char *directory, mobai_message *message) {
 }
 
 int mobai_output_create(const char *directory, const char *name, mobai_message *message) {
-    if (n_files == 0) handle_signals();
+    handle_signals();
     if (n_files == MOBAI_MAX_OUTPUTS) {
         mobai_say(message, "more than %d output files were asked for", MOBAI_MAX_OUTPUTS);
         return -1;

@@ -99,7 +99,28 @@ class Outputs(support.Case):
                 time.sleep(0.002)
             process.send_signal(number)
             self.assertEqual(process.wait(60), -number)
-            self.assertEqual(tree(self.out), before)
+            self.assertEqual(sorted(os.listdir(self.out)), NAMES)
+            self.assertTrue(tree(self.out) == before)
+
+    def test_signal_at_any_moment(self):
+        """The files are those of before or those of a complete run, and no temporary one stays."""
+        arguments = self.arguments(rows=2000, options=("--block-size=16", "--top-k=4"))
+        begin = time.monotonic()
+        self.expect(moba(*arguments), OK)
+        whole = time.monotonic() - begin
+        done = tree(self.out)
+        ended = set()
+        for step in range(40):
+            for path in self.out.iterdir():
+                path.unlink()
+            process = subprocess.Popen([PROGRAM, *map(str, arguments)], env={**os.environ, "MOBA_BACKEND": "cpu"},
+                                       stderr=subprocess.DEVNULL)
+            time.sleep(whole * step / 32)
+            process.send_signal(signal.SIGTERM)
+            ended.add(process.wait(60))
+            if tree(self.out) != {}:
+                self.assertTrue(tree(self.out) == done, f"step {step}: {sorted(os.listdir(self.out))}")
+        self.assertTrue(ended <= {OK, -signal.SIGTERM} and -signal.SIGTERM in ended, ended)
 
     def test_out_of_memory(self):
         # Files with holes: 2 TiB of q take no room on the disk, and no machine has the memory.
