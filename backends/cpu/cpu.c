@@ -61,6 +61,9 @@ static void measure_rates(void) {
     if ((set & MOBAI_CPU_NEEDS_AVX2) == MOBAI_CPU_NEEDS_AVX2) rates[MOBAI_CPU_AVX2] = mobai_cpu_rate_avx2();
     if ((set & MOBAI_CPU_NEEDS_AVX512) == MOBAI_CPU_NEEDS_AVX512) rates[MOBAI_CPU_AVX512] = mobai_cpu_rate_avx512();
 #endif
+    /* A measurement that another process disturbed must not change which tier is cheapest, and with it the bits. */
+    for (int tier = 1; tier < MOBAI_CPU_TIERS; tier++)
+        if (rates[tier] < 1.25 * rates[tier - 1]) rates[tier] = 1.25 * rates[tier - 1];
 }
 
 double mobai_cpu_tier_gflops(mobai_cpu_tier tier) {
