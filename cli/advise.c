@@ -194,7 +194,7 @@ static int measure(const advise_options *o, moba_context *context) {
         char *text = mobai_problem_print(&problem);
         if (text == NULL) return mobai_cli_error(MOBAI_EXIT_FAILED, "out of memory");
         mobai_progress("measuring %s", text);
-        measured_time times[2];
+        measured_time times[2] = {{0.0, 0.0}, {0.0, 0.0}};
         int exit_code = measure_shape(o, context, &problem, times);
         for (int p = 0; p < 2 && exit_code == MOBAI_EXIT_OK; p++) {
             const double off = times[p].predicted_us / times[p].measured_us - 1.0;
