@@ -257,6 +257,14 @@ static moba_status cpu_event_elapsed(mobai_device *device, moba_event begin, mob
 
 /* ------------------------------------------------------------------------------------------------- launch -- */
 
+/** The CPU has the default stream only, so any other is some other backend's. */
+static moba_status cpu_run_begin(mobai_device *device, moba_stream stream) {
+    (void)device;
+    if (stream.native == NULL) return MOBA_OK;
+    return mobai_fail(MOBA_ERROR_WRONG_CONTEXT, "stream %p is of another context; the CPU's only stream is NULL",
+                      stream.native);
+}
+
 static moba_status cpu_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
                               const mobai_stage_args *args) {
     (void)stream;
@@ -292,6 +300,7 @@ const mobai_backend mobai_backend_cpu = {
     .event_destroy = cpu_event_destroy,
     .event_record = cpu_event_record,
     .event_elapsed = cpu_event_elapsed,
+    .run_begin = cpu_run_begin,
     .launch = cpu_launch,
     .rank = cpu_rank,
     .variants = mobai_cpu_variants,
