@@ -174,8 +174,7 @@ static moba_status check_names(const char *list) {
             for (size_t i = 0, used = 0; i < mobai_n_backends && used < sizeof known; i++)
                 used +=
                     (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", mobai_backends[i].name);
-            return mobai_fail(MOBA_ERROR_UNKNOWN_BACKEND, "backend \"%s\" (in \"%s\") is unknown; known are %s", name,
-                              list, known);
+            return mobai_fail(MOBA_ERROR_UNKNOWN_BACKEND, "backend \"%s\" is unknown; known are %s", name, known);
         }
     }
     return MOBA_OK;
