@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Memory: layouts without overlap, sizes exact to the byte, slices by heads and by query range under workspace_limit, and
+ * the bounds that the CPU backend promises.
+ */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mock.h"
+
+#define HAS(text, part) cr_assert_not_null(strstr((text), (part)), "\"%s\" lacks \"%s\"", (text), (part))
+
+static int by_offset(const void *a, const void *b) {
+    size_t x = ((const mobai_region *)a)->offset, y = ((const mobai_region *)b)->offset;
+    return x < y ? -1 : x > y;
+}
+
+/* Regions in use are aligned, disjoint, and the last one ends at the size that was asked for. */
+static void check_layout(const moba_plan *plan, mobai_pass pass) {
+    const mobai_layout *l = &plan->layout[pass];
+    mobai_region all[] = {l->kprime, l->centroids, l->routing.selection, l->routing.index_offsets, l->routing.index_rows,
+                          l->routing.index_ranks, l->partials, l->partial_ml, l->delta, l->dkprime, l->scratch};
+    size_t n = sizeof all / sizeof *all, end = 0;
+    qsort(all, n, sizeof *all, by_offset);
+    for (size_t i = 0; i < n; i++) {
+        if (all[i].bytes == 0) continue;
+        cr_assert_eq(all[i].offset % MOBAI_ALIGNMENT, 0);
+        cr_assert_geq(all[i].offset, end, "regions overlap at %zu", all[i].offset);
+        end = all[i].offset + all[i].bytes;
+    }
+    cr_assert_leq(end, l->bytes);
+    cr_assert_lt(l->bytes - end, MOBAI_ALIGNMENT);
+    mobai_layout again;
+    cr_assert(mobai_layout_pass(plan, pass, l->slice_kv_heads, l->slice_queries, &again));
+    cr_assert_eq(memcmp(&again, l, sizeof again), 0, "the walk that counts and the walk that fills differ");
+}
+
+static moba_plan *make(moba_context *context, const moba_problem *p) {
+    moba_plan *plan = NULL;
+    cr_assert_eq(moba_plan_create(context, p, &plan), MOBA_OK, "%s", moba_last_error());
+    return plan;
+}
+
+Test(planner, layouts_are_disjoint_and_exact) {
+    moba_context *context = mock_open();
+    mock.scratch = 1000;
+    for (int variant = 0; variant < 32; variant++) {
+        moba_problem p = mock_problem(variant & 1 ? 777 : 4096);
+        p.kconv_width = variant & 2 ? 3 : 0;
+        p.dtype = variant & 4 ? MOBA_BF16 : MOBA_F32;
+        p.dense = variant & 8 ? 1 : 0;
+        p.deterministic = (variant & 16) && !(variant & 4) && !p.dense;
+        moba_plan *plan = make(context, &p);
+        size_t bytes, forward = plan->layout[MOBAI_PASS_FORWARD].bytes, backward = plan->layout[MOBAI_PASS_BACKWARD].bytes;
+        check_layout(plan, MOBAI_PASS_FORWARD);
+        check_layout(plan, MOBAI_PASS_BACKWARD);
+        cr_assert_eq(moba_plan_workspace(plan, &bytes), MOBA_OK);
+        cr_assert_eq(bytes, forward > backward ? forward : backward);
+        moba_plan_destroy(plan);
+    }
+    moba_context_destroy(context);
+}
+
+/* selection, index_offsets, index_rows, index_ranks, each aligned to 256 bytes. */
+Test(planner, saved_buffer_has_its_documented_layout) {
+    moba_context *context = mock_open();
+    moba_problem p = mock_problem(1000); /* 32 blocks of 32, group 2, 33 slots at most */
+    moba_plan *plan = make(context, &p);
+    size_t bytes, offset = 0;
+    mobai_region expected[] = {{0, 1000 * 4 * 4 * 4}, {0, 2 * (1000 / 32 + 1 + 1) * 8}, {0, 2 * 1000 * 2 * 4 * 4}, {0, 2 * 1000 * 2 * 4 * 2}};
+    mobai_region got[] = {plan->saved.selection, plan->saved.index_offsets, plan->saved.index_rows, plan->saved.index_ranks};
+    for (size_t i = 0; i < 4; i++) {
+        cr_assert_eq(got[i].offset, offset, "region %zu", i);
+        cr_assert_eq(got[i].bytes, expected[i].bytes, "region %zu: %zu bytes", i, got[i].bytes);
+        offset = (offset + expected[i].bytes + 255) / 256 * 256;
+    }
+    cr_assert_eq(moba_plan_saved(plan, &bytes), MOBA_OK);
+    cr_assert_eq(bytes, offset);
+    moba_plan_destroy(plan);
+    moba_context_destroy(context);
+}
+
+/* The launches of `stage` cover every (kv head, query row) exactly once. */
+static void check_cover(const moba_plan *plan, mobai_stage stage, int64_t total_q) {
+    int64_t heads = plan->problem.n_kv_heads;
+    unsigned char *seen = calloc((size_t)(heads * total_q), 1);
+    for (int i = 0; i < mock.n_launches; i++) {
+        const mobai_stage_args *a = &mock.launches[i].args;
+        if (mock.launches[i].variant->stage != stage) continue;
+        cr_assert(a->kv_head_begin >= 0 && a->kv_head_end <= heads && a->query_begin >= 0 && a->query_end <= total_q);
+        for (int64_t g = a->kv_head_begin; g < a->kv_head_end; g++)
+            for (int64_t t = a->query_begin; t < a->query_end; t++) seen[g * total_q + t]++;
+    }
+    for (int64_t x = 0; x < heads * total_q; x++) cr_assert_eq(seen[x], 1, "stage %d: item %lld is covered %d times", (int)stage, (long long)x, seen[x]);
+    free(seen);
+}
+
+static int count(mobai_stage stage) {
+    int n = 0;
+    for (int i = 0; i < mock.n_launches; i++) n += mock.launches[i].variant->stage == stage;
+    return n;
+}
+
+/* One forward under `limit`; returns the number of attend launches. */
+static int run_under(moba_context *context, moba_problem p, uint64_t limit) {
+    moba_stream stream = {NULL};
+    p.workspace_limit = limit;
+    moba_plan *plan = make(context, &p);
+    size_t bytes;
+    cr_assert_eq(moba_plan_workspace(plan, &bytes), MOBA_OK);
+    cr_assert_leq(bytes, limit);
+    check_layout(plan, MOBAI_PASS_FORWARD);
+    moba_forward_args a = mock_forward_args(context, plan, p.max_total_q, p.max_total_k);
+    mock.n_launches = 0;
+    cr_assert_eq(moba_forward(plan, stream, &a), MOBA_OK, "%s", moba_last_error());
+    check_cover(plan, MOBAI_STAGE_ATTEND, p.max_total_q);
+    check_cover(plan, MOBAI_STAGE_COMBINE, p.max_total_q);
+    check_cover(plan, MOBAI_STAGE_GATE, p.max_total_q);
+    cr_assert_eq(count(MOBAI_STAGE_ATTEND), count(MOBAI_STAGE_COMBINE));
+    int n = count(MOBAI_STAGE_ATTEND);
+    mock_free_args(context, &a);
+    moba_plan_destroy(plan);
+    return n;
+}
+
+static size_t workspace_of(moba_context *context, const moba_problem *p) {
+    size_t bytes;
+    moba_plan *plan = make(context, p);
+    cr_assert_eq(moba_plan_workspace(plan, &bytes), MOBA_OK);
+    moba_plan_destroy(plan);
+    return bytes;
+}
+
+Test(planner, limits_cut_by_heads_then_by_queries_and_the_least_is_exact) {
+    moba_context *context = mock_open();
+    moba_problem p = mock_problem(3000);
+    mock.backward = false; /* the forward alone decides */
+    mock.scratch = 300;
+    p.n_q_heads = 16;
+    p.n_kv_heads = 8;
+    p.workspace_limit = MOBA_WORKSPACE_UNLIMITED;
+    size_t whole = workspace_of(context, &p);
+    cr_assert_eq(run_under(context, p, whole), 1, "the size asked for is enough for one slice");
+    cr_assert_eq(run_under(context, p, whole - 1), 2, "one byte less needs a second slice");
+    int before = 1;
+    for (uint64_t limit = whole; limit > whole / 4; limit = limit * 9 / 10) {
+        int n = run_under(context, p, limit);
+        cr_assert_geq(n, before, "a smaller limit gave fewer slices");
+        before = n;
+    }
+    p.workspace_limit = 1;
+    moba_plan *plan = NULL;
+    cr_assert_eq(moba_plan_create(context, &p, &plan), MOBA_ERROR_UNSUPPORTED);
+    HAS(moba_last_error(), "workspace_limit is 1 bytes");
+    const char *at = strstr(moba_last_error(), "at least ");
+    cr_assert_not_null(at, "%s", moba_last_error());
+    uint64_t least = strtoull(at + 9, NULL, 10);
+    int n = run_under(context, p, least);
+    cr_assert_gt(n, 8, "%d slices: one head at a time, and query ranges", n);
+    p.workspace_limit = least - 1;
+    cr_assert_eq(moba_plan_create(context, &p, &plan), MOBA_ERROR_UNSUPPORTED);
+    moba_context_destroy(context);
+}
+
+Test(planner, unlimited_never_slices_and_larger_bounds_never_need_less) {
+    moba_context *context = mock_open();
+    size_t before = 0;
+    for (int64_t total = 1; total < 2000000; total = total * 3 + 1) {
+        moba_problem p = mock_problem(total);
+        p.workspace_limit = MOBA_WORKSPACE_UNLIMITED;
+        moba_plan *plan = make(context, &p);
+        cr_assert_eq(plan->layout[MOBAI_PASS_FORWARD].slice_kv_heads, p.n_kv_heads);
+        cr_assert_eq(plan->layout[MOBAI_PASS_FORWARD].slice_queries, total);
+        cr_assert_geq(plan->workspace_bytes, before);
+        before = plan->workspace_bytes;
+        moba_plan_destroy(plan);
+    }
+    moba_context_destroy(context);
+}
+
+/* Issue: at 64K the workspace is at most 15 % of q + k + v + o, and it never grows faster than N (MoBA#14, flash-moba#7). */
+Test(planner, cpu_workspace_is_bounded) {
+    static const moba_dtype dtypes[] = {MOBA_F32, MOBA_F16, MOBA_BF16};
+    moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
+    moba_context *context = NULL;
+    options.backend = "cpu";
+    cr_assert_eq(moba_context_create(&options, &context), MOBA_OK, "%s", moba_last_error());
+    for (size_t d = 0; d < 3; d++) {
+        size_t before = 0;
+        for (int64_t n = 1024; n <= 1024 * 1024; n *= 2) {
+            moba_problem p = mock_problem(n);
+            p.dtype = dtypes[d];
+            p.n_q_heads = p.n_kv_heads = 8;
+            p.head_dim = 128;
+            p.block_size = 128;
+            p.top_k = 8;
+            size_t bytes = workspace_of(context, &p), tensors = (size_t)(4 * n * 8 * 128) * (p.dtype == MOBA_F32 ? 4u : 2u);
+            if (n == 65536 && p.dtype == MOBA_F32)
+                cr_assert_leq(bytes, tensors * 15 / 100, "%zu bytes of workspace for %zu of tensors", bytes, tensors);
+            if (before > 0) cr_assert_leq(bytes, 2 * before, "%lld rows: %zu bytes, half as many: %zu", (long long)n, bytes, before);
+            before = bytes;
+        }
+    }
+    moba_context_destroy(context);
+}
