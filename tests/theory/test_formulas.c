@@ -63,7 +63,8 @@ Test(formulas, required_inverts_failure) {
 
 Test(formulas, recall_identities) {
     /* Two blocks: the relevant one is first unless the other beats it. */
-    for (double snr = -3.0; snr <= 6.0; snr += 0.37) {
+    for (int i = 0; i < 25; i++) {
+        const double snr = -3.0 + 0.37 * i;
         NEAR(moba_snr_recall(snr, 2, 1), 1.0 - moba_snr_failure(snr), 1e-10);
     }
     /* Without a signal every block is equally likely to be among the first k. */
@@ -82,7 +83,8 @@ Test(formulas, recall_identities) {
 Test(formulas, recall_is_monotonous) {
     for (int64_t n = 16; n <= 65536; n *= 8) {
         double before = 0.0;
-        for (double snr = -2.0; snr <= 8.0; snr += 0.25) {
+        for (int i = 0; i <= 40; i++) {
+            const double snr = -2.0 + 0.25 * i;
             const double recall = moba_snr_recall(snr, n, 8);
             cr_assert(recall >= before - 1e-12 && recall <= 1.0, "n %lld snr %g: %.15g after %.15g", (long long)n, snr,
                       recall, before);
