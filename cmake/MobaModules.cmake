@@ -9,12 +9,12 @@
 #   moba_backend_built(cuda)
 #   moba_backend_missing(cuda "nvcc was not found; install the CUDA toolkit 12.8 or newer, or set CUDACXX")
 #
-# core/registry.c is compiled with MOBAI_HAVE_<NAME> for each built backend and with MOBAI_WHY_NOT_<NAME>, the
-# reason as a string, for every other one.
+# core/registry.c includes the generated built_backends.h, which defines MOBAI_HAVE_<NAME> for each built backend and
+# MOBAI_WHY_NOT_<NAME>, the reason as a string, for every other one.
 
 define_property(GLOBAL PROPERTY MOBA_OBJECT_LIBRARIES BRIEF_DOCS "object libraries of libmoba")
 define_property(GLOBAL PROPERTY MOBA_BACKENDS_BUILT BRIEF_DOCS "names of the backends in this build")
-define_property(GLOBAL PROPERTY MOBA_REGISTRY_DEFINITIONS BRIEF_DOCS "definitions for core/registry.c")
+define_property(GLOBAL PROPERTY MOBA_BACKEND_LINES BRIEF_DOCS "text of built_backends.h")
 
 # moba_add_objects(NAME SOURCE...): an object library that becomes part of libmoba.
 function(moba_add_objects name)
@@ -40,7 +40,7 @@ endfunction()
 function(moba_backend_built name)
   string(TOUPPER ${name} upper)
   set_property(GLOBAL APPEND PROPERTY MOBA_BACKENDS_BUILT ${name})
-  set_property(GLOBAL APPEND PROPERTY MOBA_REGISTRY_DEFINITIONS MOBAI_HAVE_${upper}=1)
+  set_property(GLOBAL APPEND_STRING PROPERTY MOBA_BACKEND_LINES "#define MOBAI_HAVE_${upper} 1\n")
 endfunction()
 
 # moba_backend_missing(NAME WHY): NAME is left out because of WHY; an error where it was asked for.
@@ -50,7 +50,8 @@ function(moba_backend_missing name why)
     message(FATAL_ERROR "MOBA_${upper}=ON, but ${why}")
   endif()
   set_property(GLOBAL PROPERTY MOBA_WHY_NOT_${upper} "${why}")
-  set_property(GLOBAL APPEND PROPERTY MOBA_REGISTRY_DEFINITIONS "MOBAI_WHY_NOT_${upper}=\"${why}\"")
+  string(REGEX REPLACE "([\\\"])" "\\\\\\1" quoted "${why}")
+  set_property(GLOBAL APPEND_STRING PROPERTY MOBA_BACKEND_LINES "#define MOBAI_WHY_NOT_${upper} \"${quoted}\"\n")
 endfunction()
 
 # moba_add_backend(NAME): enters backends/NAME, or says why not.

@@ -5,7 +5,9 @@
  */
 #include "core/backend.h"
 
-/* The build defines MOBAI_HAVE_<NAME>, or MOBAI_WHY_NOT_<NAME> with the reason (cmake/MobaModules.cmake). */
+/* Generated: MOBAI_HAVE_<NAME>, or MOBAI_WHY_NOT_<NAME> with the reason (cmake/MobaModules.cmake). */
+#include "built_backends.h"
+
 #define MOBAI_NOT_BUILT(why) "not built in: " why
 
 extern const mobai_backend mobai_backend_cpu;
