@@ -1,0 +1,71 @@
+/* ---- dialect: CUDA C ---- */
+#ifndef MOBA_DIALECT
+#define MOBA_DIALECT
+typedef long long i64;
+typedef unsigned int u32;
+#define LANE ((int)threadIdx.x)
+#define GROUP_X ((i64)blockIdx.x)
+#define GROUP_Y ((i64)blockIdx.y)
+#define GROUP_Z ((int)blockIdx.z)
+#define GROUPS_X ((i64)gridDim.x)
+#define BARRIER __syncthreads()
+#define UNROLL _Pragma("unroll")
+#define TO_F32(x) ((float)(x))
+#define TO_I32(x) ((int)(x))
+#define TO_U32(x) ((u32)(x))
+#define TO_I64(x) ((i64)(x))
+#define BITS_U32(x) __float_as_uint(x)
+#define BITS_F32(x) __uint_as_float(x)
+#define FMAX(a, b) fmaxf(a, b)
+#define EXP2(x) exp2f(x)
+#define LOG2(x) log2f(x)
+#define FMA(a, b, c) fmaf(a, b, c)
+#define LDF(b, i) ((b)[i])
+#define STF(b, i, x) ((b)[i] = (x))
+#define LDI(b, i) ((b)[i])
+#define STI(b, i, x) ((b)[i] = (x))
+#define LDU(b, i) ((b)[i])
+#define STU(b, i, x) ((b)[i] = (x))
+#define LDL(b, i) ((b)[i])
+#define STL(b, i, x) ((b)[i] = (x))
+#define LDH(b, i) ((u32)(b)[i])
+#define STH(b, i, x) ((b)[i] = (unsigned short)(x))
+static __device__ __forceinline__ unsigned short moba_bf16(float x)
+{
+    u32 u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (unsigned short)((u >> 16) | 0x40u);
+    return (unsigned short)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+static __device__ __forceinline__ unsigned short moba_f16(float x)
+{
+    unsigned short h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+    return h;
+}
+static __device__ __forceinline__ float moba_f32(unsigned short h)
+{
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
+    return x;
+}
+#endif
+#ifndef DTYPE
+#define DTYPE 0
+#endif
+#undef T
+#undef LD
+#undef ST
+#if DTYPE == 0
+#define T float
+#define LD(b, i) ((b)[i])
+#define ST(b, i, x) ((b)[i] = (x))
+#elif DTYPE == 1
+#define T unsigned short
+#define LD(b, i) moba_f32((b)[i])
+#define ST(b, i, x) ((b)[i] = moba_f16(x))
+#else
+#define T unsigned short
+#define LD(b, i) __uint_as_float((u32)(b)[i] << 16)
+#define ST(b, i, x) ((b)[i] = moba_bf16(x))
+#endif
+/* ---- end of dialect ---- */

@@ -1,0 +1,71 @@
+/* ---- dialect: GLSL 4.60 for Vulkan 1.2; buffers are 64-bit addresses ---- */
+#extension GL_EXT_buffer_reference : require
+#extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
+#extension GL_EXT_shader_explicit_arithmetic_types_int16 : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_EXT_control_flow_attributes : require
+#define i64 int64_t
+#define u32 uint
+#define LANE int(gl_LocalInvocationID.x)
+#define GROUP_X int64_t(gl_WorkGroupID.x)
+#define GROUP_Y int64_t(gl_WorkGroupID.y)
+#define GROUP_Z int(gl_WorkGroupID.z)
+#define GROUPS_X int64_t(gl_NumWorkGroups.x)
+#define BARRIER memoryBarrierShared(); barrier()
+#define UNROLL [[unroll]]
+#define TO_F32(x) float(x)
+#define TO_I32(x) int(x)
+#define TO_U32(x) uint(x)
+#define TO_I64(x) int64_t(x)
+#define BITS_U32(x) floatBitsToUint(x)
+#define BITS_F32(x) uintBitsToFloat(x)
+#define FMAX(a, b) max(a, b)
+#define EXP2(x) exp2(x)
+#define LOG2(x) log2(x)
+#define FMA(a, b, c) fma(a, b, c)
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer F32Ref_ { float v; };
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer I32Ref_ { int v; };
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer U32Ref_ { uint v; };
+layout(buffer_reference, std430, buffer_reference_align = 8) buffer I64Ref_ { int64_t v; };
+layout(buffer_reference, std430, buffer_reference_align = 2) buffer U16Ref_ { uint16_t v; };
+#define AT_(ref, b, i, bytes) ref((b) + uint64_t(i) * bytes).v
+#define LDF(b, i) AT_(F32Ref_, b, i, 4ul)
+#define STF(b, i, x) AT_(F32Ref_, b, i, 4ul) = (x)
+#define LDI(b, i) AT_(I32Ref_, b, i, 4ul)
+#define STI(b, i, x) AT_(I32Ref_, b, i, 4ul) = (x)
+#define LDU(b, i) AT_(U32Ref_, b, i, 4ul)
+#define STU(b, i, x) AT_(U32Ref_, b, i, 4ul) = (x)
+#define LDL(b, i) AT_(I64Ref_, b, i, 8ul)
+#define STL(b, i, x) AT_(I64Ref_, b, i, 8ul) = (x)
+#define LDH(b, i) uint(AT_(U16Ref_, b, i, 2ul))
+#define STH(b, i, x) AT_(U16Ref_, b, i, 2ul) = uint16_t(x)
+uint moba_bf16(float x)
+{
+    uint u = floatBitsToUint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (u >> 16) | 0x40u;
+    return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+}
+/* packHalf2x16 may round either way; below 2^-14 the unit is 2^-24. */
+uint moba_f16(float x)
+{
+    uint u = floatBitsToUint(x), sign = (u >> 16) & 0x8000u;
+    u &= 0x7fffffffu;
+    if (u > 0x7f800000u) return sign | 0x7e00u;
+    if (u >= 0x47800000u) return sign | 0x7c00u;
+    if (u < 0x38800000u) return sign | uint(roundEven(uintBitsToFloat(u) * 16777216.0));
+    return sign | ((u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13);
+}
+#ifndef DTYPE
+#define DTYPE 0
+#endif
+#if DTYPE == 0
+#define LD(b, i) LDF(b, i)
+#define ST(b, i, x) STF(b, i, x)
+#elif DTYPE == 1
+#define LD(b, i) unpackHalf2x16(LDH(b, i)).x
+#define ST(b, i, x) STH(b, i, moba_f16(x))
+#else
+#define LD(b, i) uintBitsToFloat(LDH(b, i) << 16)
+#define ST(b, i, x) STH(b, i, moba_bf16(x))
+#endif
+/* ---- end of dialect ---- */

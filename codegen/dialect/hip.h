@@ -1,0 +1,70 @@
+/* ---- dialect: HIP device code without the ROCm headers and libraries (clang builtins only) ---- */
+#ifndef MOBA_DIALECT
+#define MOBA_DIALECT
+#define __global__ __attribute__((global))
+#define __device__ __attribute__((device))
+#define __shared__ __attribute__((shared))
+typedef long long i64;
+typedef unsigned int u32;
+#define LANE ((int)__builtin_amdgcn_workitem_id_x())
+#define GROUP_X ((i64)__builtin_amdgcn_workgroup_id_x())
+#define GROUP_Y ((i64)__builtin_amdgcn_workgroup_id_y())
+#define GROUP_Z ((int)__builtin_amdgcn_workgroup_id_z())
+#define GROUPS_X ((i64)(__builtin_amdgcn_grid_size_x() / LANES))
+#define BARRIER moba_barrier()
+#define UNROLL _Pragma("unroll")
+#define TO_F32(x) ((float)(x))
+#define TO_I32(x) ((int)(x))
+#define TO_U32(x) ((u32)(x))
+#define TO_I64(x) ((i64)(x))
+#define BITS_U32(x) __builtin_bit_cast(u32, (float)(x))
+#define BITS_F32(x) __builtin_bit_cast(float, (u32)(x))
+#define FMAX(a, b) __builtin_fmaxf(a, b)
+#define EXP2(x) __builtin_exp2f(x)
+#define LOG2(x) __builtin_log2f(x)
+#define FMA(a, b, c) __builtin_fmaf(a, b, c)
+#define LDF(b, i) ((b)[i])
+#define STF(b, i, x) ((b)[i] = (x))
+#define LDI(b, i) ((b)[i])
+#define STI(b, i, x) ((b)[i] = (x))
+#define LDU(b, i) ((b)[i])
+#define STU(b, i, x) ((b)[i] = (x))
+#define LDL(b, i) ((b)[i])
+#define STL(b, i, x) ((b)[i] = (x))
+#define LDH(b, i) ((u32)(b)[i])
+#define STH(b, i, x) ((b)[i] = (unsigned short)(x))
+static __device__ inline void moba_barrier()
+{
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+    __builtin_amdgcn_s_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+static __device__ inline unsigned short moba_bf16(float x)
+{
+    u32 u = BITS_U32(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (unsigned short)((u >> 16) | 0x40u);
+    return (unsigned short)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+static __device__ inline unsigned short moba_f16(float x) { return __builtin_bit_cast(unsigned short, (_Float16)x); }
+static __device__ inline float moba_f32(unsigned short h) { return (float)__builtin_bit_cast(_Float16, h); }
+#endif
+#ifndef DTYPE
+#define DTYPE 0
+#endif
+#undef T
+#undef LD
+#undef ST
+#if DTYPE == 0
+#define T float
+#define LD(b, i) ((b)[i])
+#define ST(b, i, x) ((b)[i] = (x))
+#elif DTYPE == 1
+#define T unsigned short
+#define LD(b, i) moba_f32((b)[i])
+#define ST(b, i, x) ((b)[i] = moba_f16(x))
+#else
+#define T unsigned short
+#define LD(b, i) BITS_F32((u32)(b)[i] << 16)
+#define ST(b, i, x) ((b)[i] = moba_bf16(x))
+#endif
+/* ---- end of dialect ---- */

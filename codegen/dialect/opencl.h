@@ -1,0 +1,57 @@
+/* ---- dialect: OpenCL C 1.2, no half arithmetic ---- */
+typedef long i64;
+typedef uint u32;
+#define LANE ((int)get_local_id(0))
+#define GROUP_X ((i64)get_group_id(0))
+#define GROUP_Y ((i64)get_group_id(1))
+#define GROUP_Z ((int)get_group_id(2))
+#define GROUPS_X ((i64)get_num_groups(0))
+#define BARRIER barrier(CLK_LOCAL_MEM_FENCE)
+#define UNROLL _Pragma("unroll")
+#define TO_F32(x) ((float)(x))
+#define TO_I32(x) ((int)(x))
+#define TO_U32(x) ((uint)(x))
+#define TO_I64(x) ((long)(x))
+#define BITS_U32(x) as_uint(x)
+#define BITS_F32(x) as_float(x)
+#define FMAX(a, b) fmax(a, b)
+#define EXP2(x) exp2(x)
+#define LOG2(x) log2(x)
+#ifdef FP_FAST_FMAF
+#define FMA(a, b, c) fma(a, b, c)
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
+#define LDF(b, i) ((b)[i])
+#define STF(b, i, x) ((b)[i] = (x))
+#define LDI(b, i) ((b)[i])
+#define STI(b, i, x) ((b)[i] = (x))
+#define LDU(b, i) ((b)[i])
+#define STU(b, i, x) ((b)[i] = (x))
+#define LDL(b, i) ((b)[i])
+#define STL(b, i, x) ((b)[i] = (x))
+#define LDH(b, i) ((uint)(b)[i])
+#define STH(b, i, x) ((b)[i] = (ushort)(x))
+ushort moba_bf16(float x)
+{
+    uint u = as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (ushort)((u >> 16) | 0x40u);
+    return (ushort)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+#ifndef DTYPE
+#define DTYPE 0
+#endif
+#if DTYPE == 0
+#define T float
+#define LD(b, i) ((b)[i])
+#define ST(b, i, x) ((b)[i] = (x))
+#elif DTYPE == 1
+#define T ushort
+#define LD(b, i) vload_half(i, (const __global half *)(b))
+#define ST(b, i, x) vstore_half_rte(x, i, (__global half *)(b))
+#else
+#define T ushort
+#define LD(b, i) as_float((uint)(b)[i] << 16)
+#define ST(b, i, x) ((b)[i] = moba_bf16(x))
+#endif
+/* ---- end of dialect ---- */

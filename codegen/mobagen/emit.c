@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Complete device texts: header comment, axis and tile macros, prelude, parameters, body.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "model.h"
+
+const char *const target_names[TARGET_COUNT] = {"opencl", "glsl", "cuda", "hip"};
+
+static const char *const c_types[TARGET_COUNT][TYPE_COUNT] = {
+    [TARGET_OPENCL] = {"float", "int", "uint", "long", "ushort", "T"},
+    [TARGET_GLSL] = {"float", "int", "uint", "int64_t", "uint16_t", "T"},
+    [TARGET_CUDA] = {"float", "int", "unsigned int", "long long", "unsigned short", "T"},
+    [TARGET_HIP] = {"float", "int", "unsigned int", "long long", "unsigned short", "T"},
+};
+
+static bool is_wide(const param *p) { return p->kind == PARAM_BUFFER || p->type == TYPE_I64; }
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/** Instances may follow each other in one translation unit, hence the #undef. */
+static void emit_macro(text *out, const char *name, const char *value) {
+    text_add(out, "#undef %s\n#define %s (%s)\n", name, name, value);
+}
+
+static void emit_macros(text *out, const kernel *k, const instance *i) {
+    for (int a = 0; a < k->n_axes; a++)
+        if (strcmp(k->axes[a].name, "dtype") == 0)
+            emit_macro(out, "DTYPE", instance_dtype(k, i) == 0 ? "0" : instance_dtype(k, i) == 1 ? "1" : "2");
+        else
+            emit_macro(out, k->axes[a].name, k->axes[a].values[i->value[a]]);
+    for (int d = 0; d < k->n_defines; d++)
+        emit_macro(out, k->defines[d].name, k->defines[d].value);
+    emit_macro(out, "LANES", k->lanes);
+}
+
+static void emit_opencl_params(text *out, const kernel *k) {
+    const char *comma = "";
+    for (int pass = 0; pass < 3; pass++)
+        for (int i = 0; i < k->n_params; i++) {
+            const param *p = &k->params[i];
+            if ((p->kind == PARAM_BUFFER ? 0 : is_wide(p) ? 1 : 2) != pass) continue;
+            if (pass == 0)
+                text_add(out, "%s\n    __global uchar *%s_base, ulong %s_offset", comma, p->name, p->name);
+            else
+                text_add(out, "%s\n    %s %s", comma, c_types[TARGET_OPENCL][p->type], p->name);
+            comma = ",";
+        }
+    text_add(out, ")\n{\n");
+    for (int i = 0; i < k->n_params; i++) {
+        const param *p = &k->params[i];
+        if (p->kind != PARAM_BUFFER) continue;
+        const char *access = p->writes ? "" : "const ", *type = c_types[TARGET_OPENCL][p->type];
+        text_add(out, "    __global %s%s *%s = (__global %s%s *)(%s_base + %s_offset);\n", access, type, p->name, access,
+                 type, p->name, p->name);
+    }
+}
+
+static void emit_cuda_params(text *out, const kernel *k) {
+    const char *comma = "";
+    for (int pass = 0; pass < 3; pass++)
+        for (int i = 0; i < k->n_params; i++) {
+            const param *p = &k->params[i];
+            if ((p->kind == PARAM_BUFFER ? 0 : is_wide(p) ? 1 : 2) != pass) continue;
+            const char *type = c_types[TARGET_CUDA][p->type];
+            if (pass == 0)
+                text_add(out, "%s\n    %s%s *%s%s", comma, p->writes ? "" : "const ", type, p->writes ? "" : "__restrict__ ",
+                         p->name);
+            else
+                text_add(out, "%s\n    %s %s", comma, type, p->name);
+            comma = ",";
+        }
+    text_add(out, ")\n{\n");
+}
+
+static void emit_shared(text *out, const kernel *k, target t) {
+    const char *space = t == TARGET_OPENCL ? "    __local " : t == TARGET_GLSL ? "shared " : "    __shared__ ";
+    for (int s = 0; s < k->n_shared; s++)
+        text_add(out, "%s%s %s[%s];\n", space, c_types[t][k->shared[s].type], k->shared[s].name, k->shared[s].value);
+}
+
+/** The parameter block, as push constants or behind their one address, copied to globals of the same names. */
+static void emit_glsl_params(text *out, const kernel *k) {
+    bool pushed = block_bytes(k) <= PUSH_BYTES;
+    text_add(out, pushed ? "layout(push_constant, std430) uniform Params_ {\n"
+                         : "layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Params_ {\n");
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < k->n_params; i++) {
+            const param *p = &k->params[i];
+            if (is_wide(p) != (pass == 0)) continue;
+            text_add(out, "    %s %s_;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type], p->name);
+        }
+    text_add(out, pushed ? "} p_;\n" : "};\nlayout(push_constant, std430) uniform Push_ { uint64_t params; } push_;\n");
+    for (int i = 0; i < k->n_params; i++) {
+        const param *p = &k->params[i];
+        text_add(out, "%s %s;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type], p->name);
+    }
+    emit_shared(out, k, TARGET_GLSL);
+    text_add(out, "void main()\n{\n");
+    if (!pushed) text_add(out, "    Params_ p_ = Params_(push_.params);\n");
+    for (int i = 0; i < k->n_params; i++)
+        text_add(out, "    %s = p_.%s_;\n", k->params[i].name, k->params[i].name);
+}
+
+void emit_instance(text *out, const kernel *k, const instance *i, target t, const char *prelude) {
+    char name[128];
+    instance_name(k, i, name, sizeof name);
+    if (t == TARGET_GLSL) text_add(out, "#version 460\n");
+    text_add(out, "/* %s: made by mobagen from %s for %s; edit that file, not this one. */\n", name, base_name(k->path),
+             target_names[t]);
+    emit_macros(out, k, i);
+    text_add_bytes(out, prelude, strlen(prelude));
+    text_add_bytes(out, k->macros.data, k->macros.length);
+    switch (t) {
+    case TARGET_OPENCL:
+        text_add(out, "__kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void moba_%s(", name);
+        emit_opencl_params(out, k);
+        emit_shared(out, k, t);
+        break;
+    case TARGET_GLSL:
+        text_add(out, "layout(local_size_x = LANES) in;\n");
+        emit_glsl_params(out, k);
+        break;
+    case TARGET_CUDA:
+        text_add(out, "extern \"C\" __global__ void __launch_bounds__(LANES) moba_%s(", name);
+        emit_cuda_params(out, k);
+        emit_shared(out, k, t);
+        break;
+    default:
+        text_add(out, "extern \"C\" __global__ __attribute__((amdgpu_flat_work_group_size(LANES, LANES))) void moba_%s(", name);
+        emit_cuda_params(out, k);
+        emit_shared(out, k, t);
+        break;
+    }
+    text_add_bytes(out, k->body.data, k->body.length);
+    text_add(out, "}\n");
+}
+
+/** A C string literal for each line. */
+static void emit_literal(text *out, const char *s) {
+    while (*s) {
+        text_add(out, "    \"");
+        for (; *s && *s != '\n'; s++)
+            if (*s == '"' || *s == '\\')
+                text_add(out, "\\%c", *s);
+            else
+                text_add_bytes(out, s, 1);
+        text_add(out, "\\n\"\n");
+        if (*s) s++;
+    }
+}
+
+void emit_opencl_source(text *out, kernel *const *kernels, int n, const char *prelude) {
+    text_add(out, "/* SPDX-License-Identifier: Apache-2.0\n *\n * OpenCL C of every generated kernel, in the order of "
+                  "mobai_simt_instances. Made by mobagen.\n */\n#include \"codegen/host/simt.h\"\n\n"
+                  "const char *const mobai_simt_opencl[] = {\n");
+    for (int x = 0; x < n; x++) {
+        instance i = {{0}};
+        do {
+            text t = {0};
+            emit_instance(&t, kernels[x], &i, TARGET_OPENCL, prelude);
+            emit_literal(out, t.data);
+            text_add(out, "    ,\n");
+            free(t.data);
+        } while (next_instance(kernels[x], &i));
+    }
+    text_add(out, "};\n");
+}
+
+void emit_spirv_source(text *out, kernel *const *kernels, int n) {
+    char name[128];
+    text_add(out, "/* SPDX-License-Identifier: Apache-2.0\n *\n * SPIR-V of every generated kernel, in the order of "
+                  "mobai_simt_instances. Made by mobagen.\n */\n#include \"codegen/host/simt.h\"\n\n");
+    for (int x = 0; x < n; x++) {
+        instance i = {{0}};
+        do {
+            instance_name(kernels[x], &i, name, sizeof name);
+            text_add(out, "static const uint32_t words_%s[] = {\n#include \"%s.inc\"\n};\n", name, name);
+        } while (next_instance(kernels[x], &i));
+    }
+    text_add(out, "\nconst mobai_simt_words mobai_simt_spirv[] = {\n");
+    for (int x = 0; x < n; x++) {
+        instance i = {{0}};
+        do {
+            instance_name(kernels[x], &i, name, sizeof name);
+            text_add(out, "    {words_%s, sizeof words_%s},\n", name, name);
+        } while (next_instance(kernels[x], &i));
+    }
+    text_add(out, "};\n");
+}
