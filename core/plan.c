@@ -169,7 +169,8 @@ static moba_status fill_plan(moba_plan *plan) {
     plan->group = p->n_q_heads / p->n_kv_heads;
     plan->n_slots = mobai_n_slots(p->max_total_k, p->block_size, p->max_batch);
     plan->max_blocks = mobai_n_blocks(p->max_seqlen_k, p->block_size);
-    int64_t picks = mobai_min64(p->top_k, plan->max_blocks);
+    /* Bounded by all keys, not by max_seqlen_k: cu_seqlens that break that bound must not overflow the lists. */
+    int64_t picks = mobai_min64(p->top_k, mobai_n_blocks(p->max_total_k, p->block_size));
     plan->index_row_stride = p->max_total_q * plan->group * picks;
     MOBAI_TRY(mobai_choose_chain(plan));
     if (!mobai_layout_saved(plan, &plan->saved)) return too_large(plan, "saved buffer");
