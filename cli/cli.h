@@ -27,6 +27,7 @@ int mobai_cli_info(int argc, char **argv);
 int mobai_cli_run(int argc, char **argv);
 int mobai_cli_explain(int argc, char **argv);
 int mobai_cli_bench(int argc, char **argv);
+int mobai_cli_compare(int argc, char **argv);
 int mobai_cli_advise(int argc, char **argv);
 
 /** Name that error sentences start with; main sets it to "moba <subcommand>". The string is kept, not copied. */

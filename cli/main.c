@@ -21,6 +21,8 @@ static const subcommand subcommands[] = {
     {"info", "moba info", "backends, devices, capabilities, and why a backend cannot be used", mobai_cli_info},
     {"run", "moba run", "attention of q, k, v from .npy or .safetensors files; gradients too", mobai_cli_run},
     {"bench", "moba bench", "time problems on every backend, verified against float64; JSON lines", mobai_cli_bench},
+    {"compare", "moba compare", "measurements of several backends and machines side by side; a page with plots",
+     mobai_cli_compare},
     {"advise", "moba advise", "which block_size and top_k to choose, and where MoBA beats dense", mobai_cli_advise},
     {"explain", "moba explain", "the kernels and memory a problem would use, and why", mobai_cli_explain},
 };
