@@ -21,6 +21,15 @@ static bool is_aligned(const mobai_sm90_tensor *t) {
     return t->address % 16 == 0 && (t->token_stride | t->head_stride | t->batch_shift) % 8 == 0;
 }
 
+/** umulhi(x, magic) >> shift is x / divisor for x < 2^31 and divisor > 1: the magic number is 2^(32 + shift) / divisor
+ *  rounded up, where 2^shift < divisor <= 2^(shift + 1). */
+static void set_divisor(uint32_t divisor, uint32_t *magic, uint32_t *shift) {
+    uint32_t s = 0;
+    while ((uint64_t)2 << s < divisor) s++;
+    *magic = (uint32_t)((((uint64_t)1 << (32 + s)) + divisor - 1) / divisor);
+    *shift = s;
+}
+
 static mobai_sm90_params params_of(const mobai_stage_args *a) {
     const bool packed = a->cu_seqlens_q.handle != 0;
     mobai_sm90_params p;
@@ -59,14 +68,9 @@ static mobai_sm90_params params_of(const mobai_stage_args *a) {
     p.query_begin = (int32_t)a->query_begin;
     p.query_end = (int32_t)a->query_end;
     p.scale_log2 = a->softmax_scale * 1.44269504088896341f;
-    if (a->group > 1) {
-        /* ceil(2^(32 + s) / group) with s = floor(log2(group - 1)): exact for rows below 2^31 */
-        uint32_t shift = 0;
-        while ((2u << shift) < (uint32_t)a->group) shift++;
-        const uint64_t group = (uint64_t)a->group;
-        p.group_magic = (uint32_t)((((uint64_t)1 << (32 + shift)) + group - 1) / group);
-        p.group_shift = shift;
-    }
+    if (a->group > 1) set_divisor((uint32_t)a->group, &p.group_magic, &p.group_shift);
+    set_divisor((uint32_t)a->block_size, &p.block_magic, &p.block_shift);
+    if (a->seqlen_q > 1) set_divisor((uint32_t)a->seqlen_q, &p.seqlen_magic, &p.seqlen_shift);
     return p;
 }
 
@@ -110,7 +114,7 @@ moba_status cuda_launch_gate(mobai_device *device, cu_stream stream, const cuda_
     if (p.total_q == 0 || p.n_slice_kv_heads == 0) return MOBA_OK;
     const int routed = p.top_k - p.n_sink - (p.causal ? (p.n_local > 1 ? p.n_local : 1) : 0);
     const bool few = routed <= 8;
-    const int kernel = place(code, is_aligned(&p.q)) + (few ? 0 : 8);
+    const int kernel = place(code, is_aligned(&p.q)) + (few ? 0 : routed <= 16 ? 8 : 16);
     const int64_t rows = few ? 192 : 128;
     const int64_t tiles = mobai_ceil_div(p.total_q, rows) * p.n_slice_kv_heads * p.group;
     grid g = {(unsigned)mobai_min64(tiles, device->n_multiprocessors), 1, 1, few ? 512 : 384,
@@ -147,7 +151,7 @@ moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda
     p.n_index_chunks = (int32_t)mobai_ceil_div(rows, p.index_chunk_rows);
     const unsigned windows = (unsigned)mobai_max64(1, mobai_ceil_div(p.n_slots, MOBAI_SM90_INDEX_WINDOW));
     const unsigned window = (unsigned)mobai_min64(p.n_slots, MOBAI_SM90_INDEX_WINDOW);
-    const unsigned warps = window <= 2048 ? 16 : 8;
+    const unsigned warps = window <= 1280 ? 32 : window <= 2048 ? 16 : 8;
     const int first = p.top_k <= 8 ? 1 : p.top_k <= 16 ? 3 : 5;
     const unsigned picks = (unsigned)(p.index_chunk_rows * p.top_k);
     grid count = {(unsigned)p.n_index_chunks, windows, (unsigned)p.n_slice_kv_heads, 512, window * 4};
@@ -161,6 +165,8 @@ moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda
 }
 
 /* ---------------------------------------------------------------------------------------- attend, combine -- */
+
+#define ITEM_STEP_BYTES (24 << 20)
 
 static int64_t item_capacity(int64_t n_rows, int64_t n_slots, int32_t top_k) {
     return n_slots + n_rows * top_k / (64 * MOBAI_SM90_ITEM_TILES) + 1;
@@ -180,7 +186,12 @@ moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cud
     const int64_t rows = (int64_t)(p.query_end - p.query_begin) * p.group;
     const int64_t capacity = item_capacity(rows, p.n_slots, p.top_k);
     p.n_item_capacity = (int32_t)capacity;
-    grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 512, 0};
+    /* Q of one step stays in half of the L2 cache, beside the partials that pass through it */
+    const int64_t total_rows = (int64_t)p.total_q * p.group;
+    const int64_t steps = mobai_min64(mobai_ceil_div(total_rows * 2 * code->head_dim, ITEM_STEP_BYTES),
+                                      MOBAI_SM90_ITEM_STEPS);
+    p.item_step_rows = steps > 1 ? (uint32_t)mobai_ceil_div(total_rows, steps) : 0;
+    grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
     MOBAI_TRY(run(device, stream, CUDA_MODULE_ATTEND, 0, items, &p));
     const bool aligned = is_aligned(&p.q) && is_aligned(&p.k) && is_aligned(&p.v);
     const int method = p.block_size == 64 ? 0 : p.block_size == 128 ? 1 : 2;

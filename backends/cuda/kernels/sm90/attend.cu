@@ -9,9 +9,10 @@
  * Scores never leave registers, and a block of up to KEYS keys needs no rescaling; longer blocks stream through shared
  * memory KEYS keys at a time with an online softmax (attend_stream).
  *
- * Partials: 64-byte group c of a pick's row holds columns 32 c .. 32 c + 31 as the accumulators lie: 16 bytes of lane t
- * of a quad are columns 32 c + 8 i + 2 t + {0, 1}, i = 0 .. 3. bf16 partials are left unnormalised; f16 ones are divided
- * by the pick's sum, since 512 equal keys with |v| > 128 would overflow.
+ * Partials lie in list order, so that a tile writes one run of memory, and are normalised by the pick's own sum. 64-byte
+ * group c of a partial holds columns 32 c .. 32 c + 31 as the accumulators lie: 16 bytes of lane t of a quad are columns
+ * 32 c + 8 i + 2 t + {0, 1}, i = 0 .. 3. partial_ml has, for each pick in rank order, its log-sum-exp (base 2) and the
+ * number of its partial; it is kept in the L2 cache until a row's entries have met.
  */
 #include "common.cuh"
 #include "wgmma.cuh"
@@ -33,95 +34,98 @@ static __device__ __forceinline__ int64_t lower_bound(const uint32_t *rows, int6
     return low;
 }
 
-extern "C" __global__ void __launch_bounds__(512) attend_items(const __grid_constant__ mobai_sm90_params p) {
-    __shared__ uint2 warp_sums[16], totals;
+/** One slot's list within the slice, and how it is cut: `n_pieces` pieces of `per` row tiles, the last one shorter. */
+struct cut_list {
+    int64_t first, n;
+    uint32_t per, n_pieces;
+};
+
+static __device__ __forceinline__ cut_list cut_slot(const mobai_sm90_params &p, const int64_t *offsets,
+                                                    const uint32_t *rows, int slot) {
+    cut_list c;
+    c.first = offsets[slot];
+    c.n = offsets[slot + 1] - c.first;
+    if (c.n > 0 && (p.query_begin > 0 || p.query_end < p.total_q)) {
+        int64_t a = lower_bound(rows + c.first, c.n, (int64_t)p.query_begin * p.group);
+        int64_t b = lower_bound(rows + c.first, c.n, (int64_t)p.query_end * p.group);
+        c.first += a;
+        c.n = b - a;
+    }
+    const uint32_t tiles = (uint32_t)((c.n + 63) >> 6);
+    const uint32_t most = (tiles + MOBAI_SM90_ITEM_TILES - 1) / MOBAI_SM90_ITEM_TILES;
+    c.per = most ? (tiles + most - 1) / most : 0;
+    c.n_pieces = c.per ? (tiles + c.per - 1) / c.per : 0;
+    return c;
+}
+
+/* Pieces are ordered by the query rows they begin with, in steps whose Q stays in the L2 cache, then long ones first.
+   Places within a bucket are taken as they come: the order of work changes no result. */
+extern "C" __global__ void __launch_bounds__(1024) attend_items(const __grid_constant__ mobai_sm90_params p) {
+    constexpr int BUCKETS = 2 * MOBAI_SM90_ITEM_STEPS;
+    __shared__ int place[BUCKETS];
     const int g = p.kv_head_begin + (int)blockIdx.x;
-    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
     const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1);
     const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride;
     char *scratch = (char *)p.scratch;
     mobai_sm90_item *items =
         (mobai_sm90_item *)(scratch + MOBAI_SM90_ITEMS_OFFSET) + (int64_t)blockIdx.x * p.n_item_capacity;
     if (blockIdx.x == 0 && threadIdx.x == 0) *(int *)scratch = 0;
-    const bool cut = p.query_begin > 0 || p.query_end < p.total_q;
+    if (threadIdx.x < BUCKETS) place[threadIdx.x] = 0;
+    __syncthreads();
+    auto bucket = [&](const cut_list &c, uint32_t i) {
+        const int64_t from = (int64_t)i * c.per * 64;
+        const int step = p.item_step_rows ? (int)(__ldg(rows + c.first + from) / p.item_step_rows) : 0;
+        return 2 * min(step, MOBAI_SM90_ITEM_STEPS - 1) + (c.n - from > MOBAI_SM90_ITEM_TILES / 2 * 64 ? 0 : 1);
+    };
 
-    uint2 done = make_uint2(0, 0); /* long and short pieces so far */
-    uint32_t n_long = 0;
-    for (int pass = 0; pass < 2; pass++) { /* count the long pieces, then place all */
-        done = make_uint2(0, pass ? n_long : 0);
-        for (int base = 0; base < p.n_slots; base += (int)blockDim.x) {
-            const int slot = base + (int)threadIdx.x;
-            int64_t first = 0, n = 0;
-            if (slot < p.n_slots) {
-                first = offsets[slot];
-                n = offsets[slot + 1] - first;
-                if (cut && n > 0) {
-                    int64_t a = lower_bound(rows + first, n, (int64_t)p.query_begin * p.group);
-                    int64_t b = lower_bound(rows + first, n, (int64_t)p.query_end * p.group);
-                    first += a;
-                    n = b - a;
-                }
-            }
-            const uint32_t tiles = (uint32_t)((n + 63) >> 6);
-            const uint32_t pieces = (tiles + MOBAI_SM90_ITEM_TILES - 1) / MOBAI_SM90_ITEM_TILES;
-            const uint32_t per = pieces ? (tiles + pieces - 1) / pieces : 0;
-            const bool is_long = per > MOBAI_SM90_ITEM_TILES / 2;
-            /* equal cuts: ceil(tiles / per) pieces may be fewer than `pieces` */
-            const uint32_t n_pieces = per ? (tiles + per - 1) / per : 0;
-            const uint2 mine = make_uint2(is_long ? n_pieces : 0, is_long ? 0 : n_pieces);
-            uint2 inclusive = mine;
-#pragma unroll
-            for (int i = 1; i < 32; i <<= 1) {
-                uint32_t x = __shfl_up_sync(MOBAI_FULL_WARP, inclusive.x, (unsigned)i);
-                uint32_t y = __shfl_up_sync(MOBAI_FULL_WARP, inclusive.y, (unsigned)i);
-                if (lane >= i) inclusive.x += x, inclusive.y += y;
-            }
-            __syncthreads();
-            if (lane == 31) warp_sums[warp] = inclusive;
-            __syncthreads();
-            if (threadIdx.x == 0) {
-                uint2 sum = make_uint2(0, 0);
-                for (int w = 0; w < 16; w++) {
-                    uint2 v = warp_sums[w];
-                    warp_sums[w] = sum;
-                    sum.x += v.x;
-                    sum.y += v.y;
-                }
-                totals = sum;
-            }
-            __syncthreads();
-            if (pass && n_pieces) {
-                uint32_t at = is_long ? done.x + warp_sums[warp].x + inclusive.x - mine.x
-                                      : done.y + warp_sums[warp].y + inclusive.y - mine.y;
-                const sequence s = sequence_of_slot(p, slot);
-                const int key = (slot - s.first_slot) * p.block_size;
-                mobai_sm90_item item;
-                item.key_row = s.k_begin + key;
-                item.n_keys = min(p.block_size, s.n_k - key);
-                item.sequence = s.index;
-                item.pos_shift = s.n_k - s.n_q - s.q_begin - key;
-                int64_t masked = 0;
-                if (item.n_keys < p.block_size)
-                    masked = n;
-                else if (p.causal)
-                    masked = lower_bound(rows + first, n,
-                                         ((int64_t)p.block_size - 1 - item.pos_shift) * p.group);
-                for (uint32_t i = 0; i < n_pieces; i++) {
-                    int64_t from = (int64_t)i * per * 64;
-                    int64_t left = n - from, most = (int64_t)per * 64;
-                    item.first = first + from;
-                    item.n_rows = (int)(left < most ? left : most);
-                    item.n_masked = (int)(masked <= from ? 0 : masked - from < item.n_rows ? masked - from : item.n_rows);
-                    items[at + i] = item;
-                }
-            }
-            done.x += totals.x;
-            done.y += totals.y;
-            __syncthreads();
-        }
-        n_long = done.x;
+    for (int slot = (int)threadIdx.x; slot < p.n_slots; slot += (int)blockDim.x) {
+        const cut_list c = cut_slot(p, offsets, rows, slot);
+        for (uint32_t i = 0; i < c.n_pieces; i++) atomicAdd(place + bucket(c, i), 1);
     }
-    if (threadIdx.x == 0) ((int *)scratch)[4 + blockIdx.x] = (int)done.y;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int sum = 0;
+        for (int i = 0; i < BUCKETS; i++) {
+            int n = place[i];
+            place[i] = sum;
+            sum += n;
+        }
+        ((int *)scratch)[4 + blockIdx.x] = sum;
+    }
+    uint32_t n_partials = blockIdx.x * (uint32_t)(p.query_end - p.query_begin) * (uint32_t)p.group * (uint32_t)p.top_k;
+    for (int base = 0; base < p.n_slots; base += (int)blockDim.x) {
+        const int slot = base + (int)threadIdx.x;
+        cut_list c = {0, 0, 0, 0};
+        if (slot < p.n_slots) c = cut_slot(p, offsets, rows, slot);
+        uint32_t total;
+        const uint32_t first_partial = n_partials + scan_1024((uint32_t)c.n, &total);
+        n_partials += total;
+        if (c.n_pieces == 0) continue;
+        const sequence s = sequence_of_slot(p, slot);
+        const int key = (slot - s.first_slot) * p.block_size;
+        mobai_sm90_item item;
+        item.key_row = s.k_begin + key;
+        item.n_keys = min(p.block_size, s.n_k - key);
+        item.sequence = s.index;
+        item.pos_shift = s.n_k - s.n_q - s.q_begin - key;
+        int64_t masked = 0;
+        if (item.n_keys < p.block_size) {
+            masked = c.n;
+        } else if (p.causal) {
+            /* only rows of the block's own queries, at most block_size * group of them */
+            const int64_t own = min(c.n, (int64_t)p.block_size * p.group);
+            masked = lower_bound(rows + c.first, own, ((int64_t)p.block_size - 1 - item.pos_shift) * p.group);
+        }
+        for (uint32_t i = 0; i < c.n_pieces; i++) {
+            const int64_t from = (int64_t)i * c.per * 64;
+            const int64_t n_rows = min(c.n - from, (int64_t)c.per * 64);
+            item.first = c.first + from;
+            item.first_partial = first_partial + (uint32_t)from;
+            item.n_rows = (uint16_t)n_rows;
+            item.n_masked = (uint16_t)max((int64_t)0, min(masked - from, n_rows));
+            items[atomicAdd(place + bucket(c, i), 1)] = item;
+        }
+    }
 }
 
 /* ------------------------------------------------------------------------------------------- main kernels -- */
@@ -240,13 +244,24 @@ static __device__ __forceinline__ void store_partial(char *to, const float (&o)[
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float x = o[16 * c + 4 * i + 2 * r], y = o[16 * c + 4 * i + 2 * r + 1];
-            v[i] = BF16 ? pack16<BF16>(x, y) : pack16<BF16>(x * scale, y * scale);
+            v[i] = pack16<BF16>(x * scale, y * scale);
         }
         asm volatile("st.global.L1::no_allocate.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to + c * 64),
                      "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]), "l"(MOBAI_L2_EVICT_FIRST)
                      : "memory");
     }
 }
+
+/** Notes a pick's log-sum-exp (base 2) and where its partial is. */
+static __device__ __forceinline__ void store_pick(const mobai_sm90_params &p, uint32_t pick, float max, float sum,
+                                                  uint32_t partial) {
+    asm volatile("st.global.L2::cache_hint.v2.b32 [%0], {%1, %2}, %3;" ::"l"((float2 *)p.partial_ml + pick),
+                 "f"(max + log2_approx(sum)), "r"(partial), "l"(MOBAI_L2_EVICT_LAST)
+                 : "memory");
+}
+
+/** 1 / sum; 0 for a row without weight, whose partial is then 0. */
+static __device__ __forceinline__ float inverse_of(float sum) { return sum == 0.0f ? 0.0f : rcp_approx(sum); }
 
 /** Where the next piece of work is. */
 struct piece {
@@ -282,13 +297,20 @@ static __device__ __forceinline__ piece piece_at(const mobai_sm90_params &p, con
     piece x;
     x.g = low;
     x.item.first = (int64_t)(uint32_t)a.x | (int64_t)a.y << 32;
-    x.item.n_rows = a.z;
-    x.item.n_masked = a.w;
+    x.item.n_rows = (uint16_t)a.z;
+    x.item.n_masked = (uint16_t)((uint32_t)a.z >> 16);
+    x.item.first_partial = (uint32_t)a.w;
     x.item.key_row = b.x;
     x.item.n_keys = b.y;
     x.item.pos_shift = b.z;
     x.item.sequence = b.w;
     return x;
+}
+
+/** First element of the piece's sequence and kv head in q. */
+static __device__ __forceinline__ const uint16_t *first_query(const mobai_sm90_params &p, const piece &w) {
+    return (const uint16_t *)p.q.address + batch_offset(p.q, w.item.sequence) +
+           (int64_t)((p.kv_head_begin + w.g) * p.group) * p.q.head_stride;
 }
 
 /** What a tile needs of its piece now and then, kept in shared memory: registers are short. */
@@ -297,6 +319,7 @@ struct piece_facts {
     const uint16_t *volatile ranks;
     const uint16_t *volatile q; /* the sequence's and kv head's first element */
     volatile int n_masked, last_key, pos_shift;
+    volatile uint32_t first_partial;
     volatile uint32_t first_pick; /* pick of (row, rank) within the slice: first_pick + row * top_k + rank */
 };
 
@@ -306,9 +329,10 @@ static __device__ __forceinline__ void note_facts(const mobai_sm90_params &p, pi
     const int64_t list = (int64_t)g * p.index_row_stride + w.item.first;
     facts->rows = (const uint32_t *)p.index_rows + list;
     facts->ranks = (const uint16_t *)p.index_ranks + list;
-    facts->q = (const uint16_t *)p.q.address + batch_offset(p.q, w.item.sequence) + (int64_t)g * p.group * p.q.head_stride;
+    facts->q = first_query(p, w);
     uint32_t rows = (uint32_t)(p.query_end - p.query_begin) * (uint32_t)p.group;
     facts->n_masked = w.item.n_masked;
+    facts->first_partial = w.item.first_partial;
     facts->last_key = w.item.n_keys - 1;
     facts->pos_shift = p.causal ? w.item.pos_shift : 0x7fffffff - p.total_q;
     facts->first_pick =
@@ -328,8 +352,8 @@ template <int BF16, int D, int KEYS, int VEC> static __device__ __forceinline__ 
     const uint32_t k_at = (shared_address(raw) + 1023) & ~1023u, v_at = k_at + layout::KEY_BYTES;
     const int warpgroup = __shfl_sync(MOBAI_FULL_WARP, (int)threadIdx.x >> 7, 0);
     const uint32_t q_at = v_at + layout::KEY_BYTES + warpgroup * layout::Q_BYTES;
-    const int lane = (int)threadIdx.x & 31, quad = lane & 3;
-    const int tile_row = (((int)threadIdx.x & 127) >> 5) * 16 + (lane >> 2); /* and tile_row + 8 */
+    const int thread = thread_here(), quad = thread & 3;
+    const int tile_row = ((thread & 127) >> 5) * 16 + ((thread & 31) >> 2); /* and tile_row + 8 */
     int *counter = (int *)p.scratch;
     const float scale = fabsf(p.scale_log2);
 
@@ -340,17 +364,20 @@ template <int BF16, int D, int KEYS, int VEC> static __device__ __forceinline__ 
     while (next[parity] < first_piece[p.n_slice_kv_heads]) {
         const piece w = piece_at(p, first_piece, next[parity]);
         const int n_rows = w.item.n_rows, n_tiles = (n_rows + 63) >> 6;
+        const int64_t list = (int64_t)(p.kv_head_begin + w.g) * p.index_row_stride + w.item.first;
+        row_gather<D, VEC> gather;
+        if (warpgroup < n_tiles) gather.number((const uint32_t *)p.index_rows + list, warpgroup, n_rows);
         if (threadIdx.x == 0) next[parity ^ 1] = atomicAdd(counter, 1);
         note_facts(p, &facts, w);
         load_keys<D, KEYS, VEC>(k_at, p.k, p.kv_head_begin + w.g, w.item.sequence, w.item.key_row, w.item.n_keys);
         load_keys<D, KEYS, VEC>(v_at, p.v, p.kv_head_begin + w.g, w.item.sequence, w.item.key_row, w.item.n_keys);
         copy_commit();
-        __syncthreads();
-        row_gather<D, VEC> gather;
         if (warpgroup < n_tiles) {
-            gather.number(facts.rows, warpgroup, n_rows);
-            gather.fetch(p, q_at, facts.q);
-            if (warpgroup + 2 < n_tiles) gather.number(facts.rows, warpgroup + 2, n_rows);
+            gather.fetch(p, q_at, first_query(p, w));
+            if (warpgroup + 2 < n_tiles)
+                gather.number((const uint32_t *)p.index_rows + (int64_t)(p.kv_head_begin + w.g) * p.index_row_stride +
+                                  w.item.first,
+                              warpgroup + 2, n_rows);
         }
         copy_wait<0>();
         async_proxy_fence();
@@ -406,17 +433,17 @@ template <int BF16, int D, int KEYS, int VEC> static __device__ __forceinline__ 
             sum0 = quad_sum(sum0);
             sum1 = quad_sum(sum1);
             const bool real0 = tile * 64 + tile_row < n_rows, real1 = tile * 64 + tile_row + 8 < n_rows;
+            const uint32_t partial = facts.first_partial + (uint32_t)(tile * 64 + tile_row);
             if (quad == 0) {
-                float2 *ml = (float2 *)p.partial_ml;
-                if (real0) ml[pick0] = make_float2(m0, sum0);
-                if (real1) ml[pick1] = make_float2(m1, sum1);
+                if (real0) store_pick(p, pick0, m0, sum0, partial);
+                if (real1) store_pick(p, pick1, m1, sum1, partial + 8);
             }
-            const float inverse0 = BF16 ? 1.0f : rcp_approx(sum0), inverse1 = BF16 ? 1.0f : rcp_approx(sum1);
+            const float inverse0 = inverse_of(sum0), inverse1 = inverse_of(sum1);
             wgmma_wait<0>();
             hold(o);
-            char *partials = (char *)p.partials + quad * 16;
-            if (real0) store_partial<BF16>(partials + (int64_t)pick0 * (D * 2), o, 0, inverse0);
-            if (real1) store_partial<BF16>(partials + (int64_t)pick1 * (D * 2), o, 1, inverse1);
+            char *to = (char *)p.partials + (int64_t)partial * (D * 2) + quad * 16;
+            if (real0) store_partial<BF16>(to, o, 0, inverse0);
+            if (real1) store_partial<BF16>(to + 8 * (D * 2), o, 1, inverse1);
         }
         __syncthreads();
     }
@@ -524,14 +551,14 @@ static __device__ __forceinline__ void attend_stream(const mobai_sm90_params &p)
             const uint16_t *const ranks = facts.ranks;
             const uint32_t pick0 = facts.first_pick + row0 * (uint32_t)p.top_k + __ldg(ranks + x0);
             const uint32_t pick1 = facts.first_pick + row1 * (uint32_t)p.top_k + __ldg(ranks + x1);
+            const uint32_t partial = facts.first_partial + (uint32_t)(tile * 64 + tile_row);
             if (quad == 0) {
-                float2 *ml = (float2 *)p.partial_ml;
-                if (real0) ml[pick0] = make_float2(m0 == -INFINITY ? 0.0f : m0, sum0);
-                if (real1) ml[pick1] = make_float2(m1 == -INFINITY ? 0.0f : m1, sum1);
+                if (real0) store_pick(p, pick0, m0 == -INFINITY ? 0.0f : m0, sum0, partial);
+                if (real1) store_pick(p, pick1, m1 == -INFINITY ? 0.0f : m1, sum1, partial + 8);
             }
-            char *partials = (char *)p.partials + quad * 16;
-            if (real0) store_partial<BF16>(partials + (int64_t)pick0 * (D * 2), o, 0, rcp_approx(sum0));
-            if (real1) store_partial<BF16>(partials + (int64_t)pick1 * (D * 2), o, 1, rcp_approx(sum1));
+            char *to = (char *)p.partials + (int64_t)partial * (D * 2) + quad * 16;
+            if (real0) store_partial<BF16>(to, o, 0, inverse_of(sum0));
+            if (real1) store_partial<BF16>(to + 8 * (D * 2), o, 1, inverse_of(sum1));
         }
         __syncthreads();
     }

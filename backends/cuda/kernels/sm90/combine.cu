@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * combine: o and lse of a slice's rows from their picks' partials. D / 8 lanes a row, 16 bytes of every partial each; a
- * row's partials lie side by side in rank order, so the sum's order is fixed. The partials' column order (attend.cu) is
+ * combine: o and lse of a slice's rows from their picks' partials. D / 8 lanes a row, 16 bytes of every partial each,
+ * summed in rank order. The partials' column order (attend.cu) is
  * undone by a transpose within quads.
  */
 #include "common.cuh"
@@ -46,7 +46,7 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
     const int32_t *selection = (const int32_t *)p.selection + ((int64_t)t * p.n_q_heads + h) * p.top_k;
 
     /* which picks have a partial: the rule of index.cu */
-    float m[PER_LANE], weight[PER_LANE];
+    float weight[PER_LANE];
     int before = -1;
     bool ascending = true;
     int ids[PER_LANE];
@@ -76,35 +76,31 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
     }
 
     const float2 *ml = (const float2 *)p.partial_ml + pick;
+    uint32_t partial[PER_LANE];
     float greatest = -INFINITY, sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         float2 v = ids[i] >= 0 ? __ldg(ml + i * LANES + lane) : make_float2(-INFINITY, 0.0f);
-        m[i] = v.x;
-        weight[i] = v.y;
+        weight[i] = v.x;
+        partial[i] = __float_as_uint(v.y);
         greatest = fmaxf(greatest, v.x);
     }
 #pragma unroll
     for (int i = 1; i < LANES; i <<= 1) greatest = fmaxf(greatest, __shfl_xor_sync(MOBAI_FULL_WARP, greatest, i));
+    const bool none = greatest == -INFINITY;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
-        float w = ids[i] >= 0 ? exp2_approx(m[i] - greatest) : 0.0f;
-        sum += w * weight[i];
-        /* f16 partials are normalised by their own sum */
-        if constexpr (BF16)
-            weight[i] = w;
-        else
-            weight[i] = ids[i] >= 0 ? w * weight[i] : 0.0f;
+        weight[i] = ids[i] >= 0 ? exp2_approx(weight[i] - (none ? 0.0f : greatest)) : 0.0f;
+        sum += weight[i];
     }
 #pragma unroll
     for (int i = 1; i < LANES; i <<= 1) sum += __shfl_xor_sync(MOBAI_FULL_WARP, sum, i);
-    const bool none = greatest == -INFINITY && sum == 0.0f;
-    const float inverse = none ? 0.0f : 1.0f / sum;
+    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
 
     float o[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) o[i] = 0.0f;
-    const char *partials = (const char *)p.partials + pick * (D * 2) + lane * 16;
+    const char *partials = (const char *)p.partials + lane * 16;
 #pragma unroll
     for (int batch = 0; batch < 4; batch++) {
         if (batch * 8 >= p.top_k) break;
@@ -114,12 +110,13 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
         for (int i = 0; i < 8; i++) {
             const int x = batch * 8 + i;
             const int id = __shfl_sync(MOBAI_FULL_WARP, ids[x / LANES], x % LANES, LANES);
+            const uint32_t at = __shfl_sync(MOBAI_FULL_WARP, partial[x / LANES], x % LANES, LANES);
             w[i] = __shfl_sync(MOBAI_FULL_WARP, weight[x / LANES], x % LANES, LANES) * inverse;
             v[i] = make_uint4(0, 0, 0, 0);
             asm volatile("{\n.reg .pred p;\nsetp.ge.s32 p, %6, 0;\n"
                          "@p ld.global.L1::no_allocate.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;\n}"
                          : "+r"(v[i].x), "+r"(v[i].y), "+r"(v[i].z), "+r"(v[i].w)
-                         : "l"(partials + x * (D * 2)), "l"(MOBAI_L2_EVICT_FIRST), "r"(id));
+                         : "l"(partials + (int64_t)at * (D * 2)), "l"(MOBAI_L2_EVICT_FIRST), "r"(id));
         }
 #pragma unroll
         for (int i = 0; i < 8; i++) {
@@ -153,14 +150,14 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
     }
     if (lane == 0 && p.lse)
         ((float *)p.lse)[(int64_t)h * p.total_q + t] =
-            none ? -INFINITY : (greatest + log2_approx(sum)) * 0.693147180559945309f;
+            sum == 0.0f ? -INFINITY : (greatest + log2_approx(sum)) * 0.693147180559945309f;
 }
 
 #define COMBINE(NAME, BF16, D)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ mobai_sm90_params p) {              \
+    extern "C" __global__ void __launch_bounds__(256, 4) NAME(const __grid_constant__ mobai_sm90_params p) {              \
         combine<BF16, D, 1>(p);                                                                                        \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256) NAME##_strided(const __grid_constant__ mobai_sm90_params p) {    \
+    extern "C" __global__ void __launch_bounds__(256, 4) NAME##_strided(const __grid_constant__ mobai_sm90_params p) {    \
         combine<BF16, D, 0>(p);                                                                                        \
     }
 COMBINE(combine_f16_d64, 0, 64)

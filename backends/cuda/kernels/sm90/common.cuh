@@ -36,8 +36,13 @@ __device__ __forceinline__ sequence sequence_at(const mobai_sm90_params &p, int 
     s.n_q = q.y - q.x;
     s.k_begin = k.x;
     s.n_k = k.y - k.x;
-    s.first_slot = k.x / p.block_size + b;
+    s.first_slot = (int)(__umulhi((uint32_t)k.x, p.block_magic) >> p.block_shift) + b;
     return s;
+}
+
+/** Number of the sequence of query row t without cu_seqlens. */
+__device__ __forceinline__ int sequence_number(const mobai_sm90_params &p, int t) {
+    return p.seqlen_q > 1 ? (int)(__umulhi((uint32_t)t, p.seqlen_magic) >> p.seqlen_shift) : t;
 }
 
 /** The sequence that may own query row t: the last one that begins at or before it. Check t against its rows. */
@@ -45,7 +50,7 @@ __device__ __forceinline__ sequence sequence_of_query(const mobai_sm90_params &p
     const int32_t *cu = (const int32_t *)p.cu_q;
     int b;
     if (!cu) {
-        b = p.seqlen_q > 0 ? min(t / p.seqlen_q, p.batch - 1) : p.batch - 1;
+        b = min(sequence_number(p, t), p.batch - 1);
     } else {
         int low = 0, high = p.batch - 1;
         while (low < high) {
@@ -66,7 +71,8 @@ __device__ __forceinline__ sequence sequence_of_slot(const mobai_sm90_params &p,
     int low = 0, high = p.batch - 1;
     while (low < high) {
         int middle = (low + high + 1) >> 1;
-        if (clamped_rows(cu, p.seqlen_k, p.total_k, middle).x / p.block_size + middle <= slot)
+        if ((int)(__umulhi((uint32_t)clamped_rows(cu, p.seqlen_k, p.total_k, middle).x, p.block_magic) >> p.block_shift) + middle <=
+            slot)
             low = middle;
         else
             high = middle - 1;
@@ -74,8 +80,13 @@ __device__ __forceinline__ sequence sequence_of_slot(const mobai_sm90_params &p,
     return sequence_at(p, low);
 }
 
+/** key / block_size for a key position of a sequence. */
+__device__ __forceinline__ int block_of(const mobai_sm90_params &p, int key) {
+    return (int)(__umulhi((uint32_t)key, p.block_magic) >> p.block_shift);
+}
+
 __device__ __forceinline__ int n_blocks(const mobai_sm90_params &p, const sequence &s) {
-    return (s.n_k + p.block_size - 1) / p.block_size;
+    return s.n_k > 0 ? block_of(p, s.n_k - 1) + 1 : 0;
 }
 
 /** Number of blocks query row t of `s` may pick: ids 0 .. result - 1. 0 for rows outside. */
@@ -85,7 +96,13 @@ __device__ __forceinline__ int n_legal_blocks(const mobai_sm90_params &p, const 
     int n = n_blocks(p, s);
     if (!p.causal) return n;
     int position = i + s.n_k - s.n_q;
-    return position < 0 ? 0 : min(position / p.block_size + 1, n);
+    return position < 0 ? 0 : min(block_of(p, position) + 1, n);
+}
+
+/** Whether query row t of `s` may pick block `id` >= 0. */
+__device__ __forceinline__ bool is_legal_block(const mobai_sm90_params &p, const sequence &s, int t, int id) {
+    const int i = t - s.q_begin, key = id * p.block_size; /* no overflow for ids within the sequence */
+    return i >= 0 && i < s.n_q && id < n_blocks(p, s) && (!p.causal || key <= i + s.n_k - s.n_q);
 }
 
 __device__ __forceinline__ int64_t batch_offset(const mobai_sm90_tensor &x, int b) { return (int64_t)b * x.batch_shift; }
@@ -146,6 +163,34 @@ __device__ __forceinline__ float rcp_approx(float x) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+/** Exclusive sum over the 1024 threads of a work-group; `total` is the sum of all. */
+static __device__ __forceinline__ uint32_t scan_1024(uint32_t value, uint32_t *total) {
+    __shared__ uint32_t warp_sums[33];
+    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    uint32_t inclusive = value;
+#pragma unroll
+    for (int i = 1; i < 32; i <<= 1) {
+        uint32_t other = __shfl_up_sync(MOBAI_FULL_WARP, inclusive, (unsigned)i);
+        if (lane >= i) inclusive += other;
+    }
+    __syncthreads();
+    if (lane == 31) warp_sums[warp] = inclusive;
+    __syncthreads();
+    if (warp == 0) {
+        uint32_t v = warp_sums[lane], sum = v;
+#pragma unroll
+        for (int i = 1; i < 32; i <<= 1) {
+            uint32_t other = __shfl_up_sync(MOBAI_FULL_WARP, sum, (unsigned)i);
+            if (lane >= i) sum += other;
+        }
+        warp_sums[lane] = sum - v;
+        if (lane == 31) warp_sums[32] = sum;
+    }
+    __syncthreads();
+    *total = warp_sums[32];
+    return warp_sums[warp] + inclusive - value;
 }
 
 /* ------------------------------------------------------------------------------ copies, fences, barriers -- */

@@ -10,7 +10,8 @@
  * what is above it, and settles equal scores by block id, so the result is spec.md's total order exactly. NaN scores
  * fail every comparison and are never listed.
  *
- * Lists: rows of a warp, two lanes a row when compacting; CAP entries, of which up to 8 may arrive between two checks.
+ * A row's list is four sublists, one of each lane that holds its scores, so that appending needs no other lane; they
+ * interleave, and after compaction entries 0 .. count - 1 lie side by side. Two lanes compact a row.
  */
 #include "common.cuh"
 #include "wgmma.cuh"
@@ -59,36 +60,53 @@ static __device__ __forceinline__ void order(float &a, float &b) {
     a = high;
     b = low;
 }
-/** Sorts 8 values, greatest first. */
-static __device__ __forceinline__ void sort8(float *v) {
-    order(v[0], v[2]), order(v[1], v[3]), order(v[4], v[6]), order(v[5], v[7]);
-    order(v[0], v[4]), order(v[1], v[5]), order(v[2], v[6]), order(v[3], v[7]);
-    order(v[0], v[1]), order(v[2], v[3]), order(v[4], v[5]), order(v[6], v[7]);
-    order(v[2], v[4]), order(v[3], v[5]);
-    order(v[1], v[4]), order(v[3], v[6]);
-    order(v[1], v[2]), order(v[3], v[4]), order(v[5], v[6]);
+/** Sorts a bitonic sequence, greatest first. */
+template <int N> static __device__ __forceinline__ void sort_bitonic(float *v) {
+#pragma unroll
+    for (int step = N / 2; step > 0; step >>= 1)
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (!(i & step)) order(v[i], v[i + step]);
 }
-/** a becomes the 8 greatest of sorted a and sorted b, sorted. */
-static __device__ __forceinline__ void merge8(float *a, const float *b) {
+/** Sorts 8 or 16 values, greatest first. */
+template <int N> static __device__ __forceinline__ void sort_values(float *v) {
+    if constexpr (N == 16) {
+        sort_values<8>(v);
+        sort_values<8>(v + 8);
 #pragma unroll
-    for (int i = 0; i < 8; i++) a[i] = fmaxf(a[i], b[7 - i]);
-#pragma unroll
-    for (int step = 4; step > 0; step >>= 1)
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            if (!(i & step)) order(a[i], a[i + step]);
+        for (int i = 0; i < 4; i++) {
+            float x = v[8 + i];
+            v[8 + i] = v[15 - i];
+            v[15 - i] = x;
+        }
+        sort_bitonic<16>(v);
+    } else {
+        order(v[0], v[2]), order(v[1], v[3]), order(v[4], v[6]), order(v[5], v[7]);
+        order(v[0], v[4]), order(v[1], v[5]), order(v[2], v[6]), order(v[3], v[7]);
+        order(v[0], v[1]), order(v[2], v[3]), order(v[4], v[5]), order(v[6], v[7]);
+        order(v[2], v[4]), order(v[3], v[5]);
+        order(v[1], v[4]), order(v[3], v[6]);
+        order(v[1], v[2]), order(v[3], v[4]), order(v[5], v[6]);
+    }
 }
-static __device__ __forceinline__ void merge8_across(float *a, int lane_mask) {
-    float b[8];
+/** a becomes the N greatest of sorted a and sorted b, sorted. */
+template <int N> static __device__ __forceinline__ void merge_best(float *a, const float *b) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) b[i] = __shfl_xor_sync(MOBAI_FULL_WARP, a[i], lane_mask);
-    merge8(a, b);
+    for (int i = 0; i < N; i++) a[i] = fmaxf(a[i], b[N - 1 - i]);
+    sort_bitonic<N>(a);
 }
-/** a[n - 1] for 1 <= n <= 8. */
-static __device__ __forceinline__ float nth8(const float *a, int n) {
+/** merge_best with the lane that differs in `lane_mask`. */
+template <int N> static __device__ __forceinline__ void merge_across(float *a, int lane_mask) {
+    float b[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) b[i] = __shfl_xor_sync(MOBAI_FULL_WARP, a[i], lane_mask);
+    merge_best<N>(a, b);
+}
+/** a[n - 1] for 1 <= n <= N. */
+template <int N> static __device__ __forceinline__ float nth(const float *a, int n) {
     float v = a[0];
 #pragma unroll
-    for (int i = 1; i < 8; i++) v = n > i ? a[i] : v;
+    for (int i = 1; i < N; i++) v = n > i ? a[i] : v;
     return v;
 }
 
@@ -105,58 +123,48 @@ struct cut {
     int count;
 };
 
-/** The lists of one warp's 16 rows. */
-template <int CAP> struct row_lists {
-    static constexpr int STRIDE = CAP * 8 + 16; /* bytes; 16 rows read by lane pairs then meet no bank twice */
-    static constexpr int PER_LANE = CAP / 2;
+/** The lists of one warp's 16 rows, for up to K routed blocks. */
+template <int K> struct row_lists {
+    static constexpr int SUB = K == 8 ? 8 : 16;      /* entries of a sublist */
+    static constexpr int PER_LANE = 2 * SUB;         /* entries a lane compacts */
+    static constexpr int STRIDE = 4 * SUB * 8 + 32;  /* bytes of a row: lane pairs reading 16 rows meet no bank twice */
     uint32_t base; /* shared address */
-    int row, half; /* of this lane when compacting */
+    int row, half; /* of this lane when compacting: sublists 2 half and 2 half + 1 of `row` */
 
+    /** Entry `i` of a list, which is entry i / 4 of sublist i % 4. */
     __device__ __forceinline__ uint32_t entry(int r, int i) const { return base + (uint32_t)(r * STRIDE + i * 8); }
     __device__ __forceinline__ static void put(uint32_t at, float score, int slot) {
         asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(__float_as_uint(score)), "r"(slot) : "memory");
     }
-    __device__ __forceinline__ static void get(uint32_t at, float *score, int *slot) {
-        asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=f"(*score), "=r"(*slot) : "r"(at) : "memory");
-    }
 
-    /** The need-th greatest of the row's `count` scores, or -inf when there are fewer. */
-    __device__ __forceinline__ float threshold(const float *mine, int count, int need, bool wide) const {
-        if constexpr (CAP == 32) { /* need <= 8 */
-            float a[8];
-#pragma unroll
-            for (int i = 0; i < 8; i++) a[i] = mine[i];
-            sort8(a);
+    /** The need-th greatest of the row's scores, of which there are at least that many; -inf pads `mine`. */
+    static __device__ __forceinline__ float threshold(float *mine, int count, int need, bool wide) {
+        if constexpr (K < 32) {
+            sort_values<K>(mine);
             if (wide) {
-                float b[8];
-#pragma unroll
-                for (int i = 0; i < 8; i++) b[i] = mine[8 + i];
-                sort8(b);
-                merge8(a, b);
+                sort_values<K>(mine + K);
+                merge_best<K>(mine, mine + K);
             }
-            merge8_across(a, 1);
-            return count < need ? -INFINITY : nth8(a, need);
+            merge_across<K>(mine, 1);
+            return nth<K>(mine, need); /* -inf when there are fewer */
         } else {
-            /* greatest x with at least `need` scores >= x */
             int low = 0x7fffffff, high = (int)0x80000000;
 #pragma unroll
             for (int i = 0; i < PER_LANE; i++) {
-                bool real = half + 2 * i < count;
-                int b = ordered_int(mine[i]);
-                if (real) low = min(low, b), high = max(high, b);
+                const int b = ordered_int(mine[i]);
+                low = min(low, b), high = max(high, b);
             }
             low = min(low, __shfl_xor_sync(MOBAI_FULL_WARP, low, 1));
             high = max(high, __shfl_xor_sync(MOBAI_FULL_WARP, high, 1));
-            bool active = count >= need;
-            if (!active) low = high;
-            while (__any_sync(MOBAI_FULL_WARP, active && low < high)) {
-                int middle = (int)(((int64_t)low + (int64_t)high + 1) >> 1);
-                float m = ordered_float(middle);
+            if (count < need) low = high = ordered_int(-INFINITY);
+            while (__any_sync(MOBAI_FULL_WARP, low < high)) {
+                const int middle = (int)(((int64_t)low + (int64_t)high + 1) >> 1);
+                const float m = ordered_float(middle);
                 int n = 0;
 #pragma unroll
                 for (int i = 0; i < PER_LANE; i++) n += mine[i] >= m ? 1 : 0;
                 n += __shfl_xor_sync(MOBAI_FULL_WARP, n, 1);
-                if (active && low < high) {
+                if (low < high) {
                     if (n >= need)
                         low = middle;
                     else
@@ -164,49 +172,55 @@ template <int CAP> struct row_lists {
                     if (n == need) high = low;
                 }
             }
-            return active ? ordered_float(low) : -INFINITY;
+            return ordered_float(low);
         }
     }
 
     /**
-     * Cuts every row's list to its best min(count, need) entries; `count` and `need` are the lane's row's. Out of line:
-     * it is rare and used in four places.
+     * Cuts every row's list to its best min(count, need) entries. counts: entries of the lane's two sublists. Out of
+     * line: it is rare and used in several places.
      */
-    static __device__ __noinline__ cut compact(row_lists lists, int count, int need) {
-        const int half = lists.half;
-        float score[PER_LANE];
+    static __device__ __noinline__ cut compact(row_lists lists, int counts0, int counts1, int need) {
+        float score[PER_LANE], sorted[PER_LANE]; /* NaN where there is none */
         int slot[PER_LANE];
+        const int longest = max(counts0, counts1);
+        const bool wide = __any_sync(MOBAI_FULL_WARP, longest > SUB / 2);
 #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) {
-            score[i] = -INFINITY;
-            slot[i] = -1;
+        for (int i = 0; i < SUB; i++) {
+            score[2 * i] = score[2 * i + 1] = NAN;
+            slot[2 * i] = slot[2 * i + 1] = 0;
+            if (i < longest && (i < SUB / 2 || wide)) {
+                float x, y;
+                asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                             : "=f"(x), "=r"(slot[2 * i]), "=f"(y), "=r"(slot[2 * i + 1])
+                             : "r"(lists.entry(lists.row, 4 * i + 2 * lists.half))
+                             : "memory");
+                if (i < counts0) score[2 * i] = x;
+                if (i < counts1) score[2 * i + 1] = y;
+            }
         }
-        const bool wide = __any_sync(MOBAI_FULL_WARP, count > CAP / 2);
+        int count = counts0 + counts1;
+        count += __shfl_xor_sync(MOBAI_FULL_WARP, count, 1);
 #pragma unroll
-        for (int i = 0; i < PER_LANE / 2; i++)
-            if (half + 2 * i < count) get(lists.entry(lists.row, half + 2 * i), &score[i], &slot[i]);
-        if (wide) {
+        for (int i = 0; i < PER_LANE; i++) sorted[i] = fmaxf(score[i], -INFINITY);
+        const float t = threshold(sorted, count, need, wide);
+        uint32_t keep = 0;
 #pragma unroll
-            for (int i = PER_LANE / 2; i < PER_LANE; i++)
-                if (half + 2 * i < count) get(lists.entry(lists.row, half + 2 * i), &score[i], &slot[i]);
-        }
-        const float t = lists.threshold(score, count, need, wide);
-        int above = 0, equal = 0;
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++) {
-            above += slot[i] >= 0 && score[i] > t ? 1 : 0;
-            equal += slot[i] >= 0 && score[i] == t ? 1 : 0;
-        }
-        above += __shfl_xor_sync(MOBAI_FULL_WARP, above, 1);
-        equal += __shfl_xor_sync(MOBAI_FULL_WARP, equal, 1);
-        int least = -1; /* least slot that an entry equal to t needs */
-        const bool tied = count > need && above + equal > need;
+        for (int i = 0; i < PER_LANE; i++)
+            if (score[i] >= t) keep |= 1u << i;
+        int kept = __popc(keep);
+        kept += __shfl_xor_sync(MOBAI_FULL_WARP, kept, 1);
+        const bool tied = kept > need;
         if (__any_sync(MOBAI_FULL_WARP, tied)) {
-            /* the (need - above)-th greatest slot among the equal ones, by bisection */
-            int low = 0, high = 0x7ffffffe;
-            if (!tied) low = high = 0;
+            /* of the entries equal to t only those with the greatest slots stay: their least slot by bisection */
+            int above = 0;
+#pragma unroll
+            for (int i = 0; i < PER_LANE; i++) above += score[i] > t ? 1 : 0;
+            above += __shfl_xor_sync(MOBAI_FULL_WARP, above, 1);
+            int low = 0, high = tied ? 0x7ffffffe : 0;
             while (__any_sync(MOBAI_FULL_WARP, low < high)) {
-                int middle = low + ((high - low + 1) >> 1), n = 0;
+                const int middle = low + ((high - low + 1) >> 1);
+                int n = 0;
 #pragma unroll
                 for (int i = 0; i < PER_LANE; i++) n += slot[i] >= middle && score[i] == t ? 1 : 0;
                 n += __shfl_xor_sync(MOBAI_FULL_WARP, n, 1);
@@ -217,20 +231,21 @@ template <int CAP> struct row_lists {
                         high = middle - 1;
                 }
             }
-            least = tied ? low : -1;
+#pragma unroll
+            for (int i = 0; i < PER_LANE; i++)
+                if (score[i] == t && slot[i] < low) keep &= ~(1u << i);
         }
-        uint32_t keep = 0;
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++)
-            if (slot[i] >= 0 && (count <= need || score[i] > t || (score[i] == t && slot[i] >= least))) keep |= 1u << i;
-        int mine = __popc(keep), other = __shfl_xor_sync(MOBAI_FULL_WARP, mine, 1);
-        int place = half ? other : 0;
+        const int mine = __popc(keep), other = __shfl_xor_sync(MOBAI_FULL_WARP, mine, 1);
+        uint32_t at = lists.entry(lists.row, lists.half ? other : 0);
         __syncwarp();
 #pragma unroll
         for (int i = 0; i < PER_LANE; i++)
-            if (keep >> i & 1) put(lists.entry(lists.row, place++), score[i], slot[i]);
+            if (keep >> i & 1) {
+                put(at, score[i], slot[i]);
+                at += 8;
+            }
         __syncwarp();
-        return {mine + other >= need ? t : -INFINITY, mine + other};
+        return {count >= need ? t : -INFINITY, mine + other};
     }
 };
 
@@ -239,17 +254,17 @@ static __device__ __forceinline__ float next_up(float x) {
     return x == INFINITY ? x : ordered_float(ordered_int(x) + 1);
 }
 
-template <int D, int CONSUMERS, int CAP> struct gate_layout {
+template <int D, int CONSUMERS, int K> struct gate_layout {
     static constexpr int Q_BYTES = 64 * D * 2, TILE_BYTES = TILE_N * D * 2;
     static constexpr int STAGING = 16 * 128 * 8; /* pairs of one row half of a warpgroup */
-    static constexpr int LISTS = 64 * row_lists<CAP>::STRIDE;
+    static constexpr int LISTS = 64 * row_lists<K>::STRIDE;
     static constexpr int Q_AT = STAGES * TILE_BYTES, STAGING_AT = Q_AT + CONSUMERS * Q_BYTES,
                          LISTS_AT = STAGING_AT + CONSUMERS * STAGING, BYTES = LISTS_AT + CONSUMERS * LISTS + 1024;
 };
 
-template <int BF16, int D, int CONSUMERS, int CAP, int VEC>
+template <int BF16, int D, int CONSUMERS, int K, int VEC>
 static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
-    using layout = gate_layout<D, CONSUMERS, CAP>;
+    using layout = gate_layout<D, CONSUMERS, K>;
     constexpr int CHUNKS = D / 8; /* 16-byte pieces of a row */
     extern __shared__ char raw[];
     __shared__ __align__(8) uint64_t barriers[2 * STAGES + 2 * CONSUMERS];
@@ -318,7 +333,7 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                     int r = i / CHUNKS, chunk = i % CHUNKS;
                     int t = min(t0 + c * 64 + r, p.total_q - 1);
                     int64_t at = (int64_t)t * p.q.token_stride + h * p.q.head_stride + chunk * 8;
-                    if (p.q.batch_shift) at += batch_offset(p.q, min(t / p.seqlen_q, p.batch - 1));
+                    if (p.q.batch_shift) at += batch_offset(p.q, sequence_number(p, t));
                     gather_chunk<VEC>(to + (chunk >> 3) * 8192 + r * 128 + (((chunk & 7) ^ (r & 7)) << 4),
                                       (const uint16_t *)p.q.address + at, true, MOBAI_L2_EVICT_FIRST);
                 }
@@ -349,8 +364,8 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
         const int lane = thread & 31, warp = thread >> 5, quad_row = lane >> 2, quad = lane & 3;
         const uint32_t q_at = shared + layout::Q_AT + warpgroup * layout::Q_BYTES;
         const uint32_t staging = shared + layout::STAGING_AT + warpgroup * layout::STAGING + warp * 16 * 256 + lane * 8;
-        row_lists<CAP> lists;
-        lists.base = shared + layout::LISTS_AT + warpgroup * layout::LISTS + warp * 16 * row_lists<CAP>::STRIDE;
+        row_lists<K> lists;
+        lists.base = shared + layout::LISTS_AT + warpgroup * layout::LISTS + warp * 16 * row_lists<K>::STRIDE;
         lists.row = lane >> 1;
         lists.half = lane & 1;
         for (int tile = (int)blockIdx.x; tile < n_tiles; tile += (int)gridDim.x) {
@@ -358,11 +373,29 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
             const int2 range = candidate_range(p, t0, t0 + ROWS);
             const int warp_row = t0 + warpgroup * 64 + warp * 16;
             const gate_row owned = row_of(p, warp_row + lists.row); /* the row this lane compacts and writes */
-            int count = 0;                                          /* entries of the owned row's list */
+            int count = 0;                                          /* entries of the owned row's list, compacted */
             if (range.x < range.y) {
                 /* candidates and thresholds of the two rows of this lane's accumulators */
                 int begin[2], end[2];
                 float bound[2] = {-INFINITY, -INFINITY};
+                int n_listed[2] = {0, 0}; /* in this lane's sublists of those rows */
+                /* compacts all lists, tightens the bounds: a score that equals a full list's worst passes if `ties` */
+                auto compact = [&](bool ties) {
+                    __syncwarp();
+                    const int packed = n_listed[0] | n_listed[1] << 16;
+                    const int from = (lists.row & 7) * 4 + 2 * lists.half, shift = lists.row >> 3 << 4;
+                    const int a = __shfl_sync(MOBAI_FULL_WARP, packed, from) >> shift & 0xffff;
+                    const int b = __shfl_sync(MOBAI_FULL_WARP, packed, from + 1) >> shift & 0xffff;
+                    const cut left = row_lists<K>::compact(lists, a, b, owned.need(p));
+                    count = left.count;
+                    const float worst = ties || left.worst == -INFINITY ? left.worst : next_up(left.worst);
+#pragma unroll
+                    for (int r = 0; r < 2; r++) {
+                        const int source = (quad_row + 8 * r) * 2;
+                        bound[r] = fmaxf(bound[r], __shfl_sync(MOBAI_FULL_WARP, worst, source));
+                        n_listed[r] = (__shfl_sync(MOBAI_FULL_WARP, count, source) + 3 - quad) >> 2;
+                    }
+                };
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
                     int source = (quad_row + 8 * r) * 2;
@@ -401,18 +434,20 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
 
                     const bool mine = max(begin[0], low) < min(end[0], top) || max(begin[1], low) < min(end[1], top);
                     if (!__any_sync(MOBAI_FULL_WARP, mine)) continue;
-                    const bool inside = begin[0] <= low && end[0] >= top && begin[1] <= low && end[1] >= top;
-                    if (!__all_sync(MOBAI_FULL_WARP, inside)) {
+                    if (top == range.y) {
+                        /* a bound that at least `need` scores of the row reach: over 32 groups of 4 scores. In most
+                           tiles only columns 120 and up are no candidates of some row. */
+                        const bool near = begin[0] <= low && begin[1] <= low && min(end[0], end[1]) >= top - 8;
+                        const bool only_last = __all_sync(MOBAI_FULL_WARP, near);
 #pragma unroll
                         for (int j = 0; j < 16; j++)
+                            if (j == 15 || !only_last) {
 #pragma unroll
-                            for (int e = 0; e < 4; e++) {
-                                int slot = low + 8 * j + 2 * quad + (e & 1);
-                                if (slot < begin[e >> 1] || slot >= end[e >> 1]) s[4 * j + e] = NAN;
+                                for (int e = 0; e < 4; e++) {
+                                    const int slot = low + 8 * j + 2 * quad + (e & 1);
+                                    if (slot < begin[e >> 1] || slot >= end[e >> 1]) s[4 * j + e] = NAN;
+                                }
                             }
-                    }
-                    if (top == range.y) {
-                        /* a bound that at least `need` scores of the row reach: over 32 groups of 4 scores */
 #pragma unroll
                         for (int r = 0; r < 2; r++) {
                             float m[8];
@@ -421,13 +456,23 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                                 m[j] = fmaxf(fmaxf(fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]),
                                                    fmaxf(s[4 * j + 32 + 2 * r], s[4 * j + 33 + 2 * r])),
                                              -INFINITY);
-                            sort8(m);
-                            if constexpr (CAP == 32) {
-                                merge8_across(m, 1);
-                                merge8_across(m, 2);
-                                bound[r] = nth8(m, need_most);
+                            sort_values<8>(m);
+                            if constexpr (K == 8) {
+                                merge_across<8>(m, 1);
+                                merge_across<8>(m, 2);
+                                bound[r] = nth<8>(m, need_most);
+                            } else if constexpr (K == 16) {
+                                float wide[16];
+#pragma unroll
+                                for (int i = 0; i < 8; i++) {
+                                    wide[i] = m[i];
+                                    wide[15 - i] = __shfl_xor_sync(MOBAI_FULL_WARP, m[i], 1);
+                                }
+                                sort_bitonic<16>(wide);
+                                merge_across<16>(wide, 2);
+                                bound[r] = nth<16>(wide, need_most);
                             } else {
-                                float x = nth8(m, (need_most + 3) >> 2);
+                                float x = nth<8>(m, (need_most + 3) >> 2);
                                 x = fminf(x, __shfl_xor_sync(MOBAI_FULL_WARP, x, 1));
                                 bound[r] = fminf(x, __shfl_xor_sync(MOBAI_FULL_WARP, x, 2));
                             }
@@ -448,56 +493,41 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                                          : "f"(greater), "f"(t), "r"(staging + j * 256), "f"(x), "f"(y), "r"(1u << j)
                                          : "memory");
                         }
-                        while (__any_sync(MOBAI_FULL_WARP, hits != 0)) {
-                            int j = 31 - __clz((int)(hits | 1));
-                            float x = NAN, y = NAN;
-                            if (hits)
+                        for (;;) {
+                            while (hits && n_listed[r] <= row_lists<K>::SUB - 2) {
+                                const int j = 31 - __clz((int)hits);
+                                float x, y;
                                 asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
                                              : "=f"(x), "=f"(y)
                                              : "r"(staging + j * 256)
                                              : "memory");
-                            hits &= ~(1u << j);
-                            const bool take_x = x >= bound[r], take_y = y >= bound[r];
-                            const int n = (take_x ? 1 : 0) + (take_y ? 1 : 0);
-                            int before = __shfl_up_sync(MOBAI_FULL_WARP, n, 1, 4), sum = n;
-                            if (quad >= 1) sum += before;
-                            before = __shfl_up_sync(MOBAI_FULL_WARP, sum, 2, 4);
-                            if (quad >= 2) sum += before;
-                            /* the lane pair that owns the row keeps its count */
-                            const int list_row = quad_row + 8 * r;
-                            int place = __shfl_sync(MOBAI_FULL_WARP, count, list_row * 2) + sum - n;
-                            const int slot = low + 8 * j + 2 * quad;
-                            if (take_x) lists.put(lists.entry(list_row, place), x, slot);
-                            if (take_y) lists.put(lists.entry(list_row, place + (take_x ? 1 : 0)), y, slot + 1);
-                            int added = __shfl_sync(MOBAI_FULL_WARP, sum, (lists.row & 7) * 4 + 3);
-                            if ((lists.row >> 3) == r) count += added;
-                            if (__any_sync(MOBAI_FULL_WARP, count > CAP - 8)) {
-                                __syncwarp();
-                                const cut left = lists.compact(lists, count, owned.need(p));
-                                count = left.count;
-                                compacted = true;
-#pragma unroll
-                                for (int q = 0; q < 2; q++)
-                                    bound[q] = fmaxf(bound[q],
-                                                     __shfl_sync(MOBAI_FULL_WARP, left.worst, (quad_row + 8 * q) * 2));
+                                hits ^= 1u << j;
+                                const int slot = low + 8 * j + 2 * quad;
+                                uint32_t at = lists.entry(quad_row + 8 * r, 4 * n_listed[r] + quad);
+                                if (x >= bound[r] && slot >= begin[r] && slot < end[r]) {
+                                    lists.put(at, x, slot);
+                                    at += 32;
+                                    n_listed[r]++;
+                                }
+                                if (y >= bound[r] && slot + 1 >= begin[r] && slot + 1 < end[r]) {
+                                    lists.put(at, y, slot + 1);
+                                    n_listed[r]++;
+                                }
                             }
+                            if (!__any_sync(MOBAI_FULL_WARP, hits != 0)) break;
+                            compact(true);
+                            compacted = true;
                         }
                     }
-                    /* later tiles hold lower slots, which lose to equal scores already listed */
+                    /* Later tiles hold lower slots, which lose to equal scores already listed. A better bound pays when
+                       several tiles follow. */
                     if (top > range.x + TILE_N) {
-                        __syncwarp();
-                        if (compacted || __any_sync(MOBAI_FULL_WARP, count > CAP / 2)) {
-                            const cut left = lists.compact(lists, count, owned.need(p));
-                            count = left.count;
-                            const float worst = left.worst == -INFINITY ? -INFINITY : next_up(left.worst);
-#pragma unroll
-                            for (int q = 0; q < 2; q++)
-                                bound[q] = fmaxf(bound[q], __shfl_sync(MOBAI_FULL_WARP, worst, (quad_row + 8 * q) * 2));
-                        }
+                        const bool crowded = max(n_listed[0], n_listed[1]) > row_lists<K>::SUB / 2 &&
+                                             top > range.x + 3 * TILE_N;
+                        if (__any_sync(MOBAI_FULL_WARP, compacted || crowded)) compact(false);
                     }
                 }
-                __syncwarp();
-                if (__any_sync(MOBAI_FULL_WARP, count > owned.need(p))) count = lists.compact(lists, count, owned.need(p)).count;
+                compact(true);
             }
             /* ascending ids: sinks, routed, local; two lanes write a row */
             const int t = warp_row + lists.row;
@@ -505,17 +535,31 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                 int32_t *out = (int32_t *)p.selection + ((int64_t)t * p.n_q_heads + h) * p.top_k;
                 const int n_sink = owned.n_sink(p), n_local = owned.n_local(p), routed = n_sink + count;
                 for (int i = lists.half; i < n_sink; i += 2) out[i] = i;
-                for (int i = lists.half; i < count; i += 2) {
-                    float score;
-                    int slot, rank = 0;
-                    lists.get(lists.entry(lists.row, i), &score, &slot);
-                    for (int j = 0; j < count; j++) {
-                        float unused;
-                        int other;
-                        lists.get(lists.entry(lists.row, j), &unused, &other);
-                        rank += other < slot ? 1 : 0;
+                for (int base = 0; base < count; base += 8) {
+                    int mine[4], rank[4];
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        rank[i] = 0;
+                        asm volatile("ld.shared.u32 %0, [%1];"
+                                     : "=r"(mine[i])
+                                     : "r"(lists.entry(lists.row, base + 2 * i + lists.half) + 4)
+                                     : "memory");
                     }
-                    out[n_sink + rank] = slot - owned.first_slot;
+#pragma unroll 4
+                    for (int j = 0; j < count; j += 2) {
+                        uint32_t unused0, unused1;
+                        int a, b;
+                        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                                     : "=r"(unused0), "=r"(a), "=r"(unused1), "=r"(b)
+                                     : "r"(lists.entry(lists.row, j))
+                                     : "memory");
+                        if (j + 1 >= count) b = 0x7fffffff;
+#pragma unroll
+                        for (int i = 0; i < 4; i++) rank[i] += (a < mine[i] ? 1 : 0) + (b < mine[i] ? 1 : 0);
+                    }
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        if (base + 2 * i + lists.half < count) out[n_sink + rank[i]] = mine[i] - owned.first_slot;
                 }
                 for (int i = lists.half; i < n_local; i += 2) out[routed + i] = owned.legal - n_local + i;
                 for (int i = routed + n_local + lists.half; i < p.top_k; i += 2) out[i] = -1;
@@ -525,20 +569,24 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
     }
 }
 
-#define GATE(NAME, BF16, D, CONSUMERS, CAP)                                                                            \
+#define GATE(NAME, BF16, D, CONSUMERS, K)                                                                              \
     extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) NAME(                                       \
         const __grid_constant__ mobai_sm90_params p) {                                                                 \
-        gate<BF16, D, CONSUMERS, CAP, 1>(p);                                                                           \
+        gate<BF16, D, CONSUMERS, K, 1>(p);                                                                             \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) NAME##_strided(                             \
         const __grid_constant__ mobai_sm90_params p) {                                                                 \
-        gate<BF16, D, CONSUMERS, CAP, 0>(p);                                                                           \
+        gate<BF16, D, CONSUMERS, K, 0>(p);                                                                             \
     }
-GATE(gate_f16_d64_k8, 0, 64, 3, 32)
-GATE(gate_f16_d128_k8, 0, 128, 3, 32)
-GATE(gate_bf16_d64_k8, 1, 64, 3, 32)
-GATE(gate_bf16_d128_k8, 1, 128, 3, 32)
-GATE(gate_f16_d64_k32, 0, 64, 2, 64)
-GATE(gate_f16_d128_k32, 0, 128, 2, 64)
-GATE(gate_bf16_d64_k32, 1, 64, 2, 64)
-GATE(gate_bf16_d128_k32, 1, 128, 2, 64)
+GATE(gate_f16_d64_k8, 0, 64, 3, 8)
+GATE(gate_f16_d128_k8, 0, 128, 3, 8)
+GATE(gate_bf16_d64_k8, 1, 64, 3, 8)
+GATE(gate_bf16_d128_k8, 1, 128, 3, 8)
+GATE(gate_f16_d64_k16, 0, 64, 2, 16)
+GATE(gate_f16_d128_k16, 0, 128, 2, 16)
+GATE(gate_bf16_d64_k16, 1, 64, 2, 16)
+GATE(gate_bf16_d128_k16, 1, 128, 2, 16)
+GATE(gate_f16_d64_k32, 0, 64, 2, 32)
+GATE(gate_f16_d128_k32, 0, 128, 2, 32)
+GATE(gate_bf16_d64_k32, 1, 64, 2, 32)
+GATE(gate_bf16_d128_k32, 1, 128, 2, 32)

@@ -4,9 +4,8 @@
  *   index_count    picks of every (kv head, chunk of rows, slot)
  *   index_scan     exclusive sums over chunks and over slots: where each chunk's part of each list begins
  *   index_scatter  sorts a chunk's picks by slot in shared memory, rows ascending, and copies the runs out
- * A row's legal picks are distinct, so equal slots within a warp come from different rows in lane order, and a counter
- * bumped once a warp pass keeps the order: stable without a sort, and no result depends on timing. Slots are worked on
- * in windows, so shared memory bounds no problem.
+ * A row's legal picks are distinct, so its lanes bump a warp's counters without meeting, rows one after another: stable
+ * without a sort, and no result depends on timing. Slots are worked on in windows, so shared memory bounds no problem.
  */
 #include "common.cuh"
 
@@ -15,7 +14,7 @@ template <int LANES> struct pick_reader {
     const mobai_sm90_params &p;
     const int32_t *selection; /* of this kv head's first query head */
     int g, n_rows, window_begin, window_size;
-    bool uniform;
+    bool uniform; /* all rows lie in or after `seq` */
     sequence seq;
 
     __device__ pick_reader(const mobai_sm90_params &p_, int g_, int begin, int end, int window) : p(p_) {
@@ -25,8 +24,7 @@ template <int LANES> struct pick_reader {
         window_size = min(MOBAI_SM90_INDEX_WINDOW, p.n_slots - window_begin);
         selection = (const int32_t *)p.selection + (int64_t)g * p.group * p.top_k;
         seq = sequence_of_query(p, (int)query_of_row(p, (uint32_t)begin));
-        uniform = !p.cu_q ? seq.index == (int)(query_of_row(p, (uint32_t)end - 1) / (uint32_t)max(p.seqlen_q, 1))
-                          : sequence_of_query(p, (int)query_of_row(p, (uint32_t)end - 1)).index == seq.index;
+        uniform = sequence_of_query(p, (int)query_of_row(p, (uint32_t)end - 1)).index == seq.index;
     }
 
     /** Raw pick of this lane, -1 past the list. */
@@ -39,25 +37,27 @@ template <int LANES> struct pick_reader {
     }
 
     /** Slot of a pick within the window, or -1: illegal, repeated, or of another window. */
-    __device__ __forceinline__ int slot(int id, int row, int end) const {
-        int legal = 0, first_slot = 0;
-        if (row < end && id >= 0) {
-            int t = (int)query_of_row(p, (uint32_t)row);
-            sequence s = uniform ? seq : sequence_of_query(p, t);
-            legal = n_legal_blocks(p, s, t);
+    __device__ __forceinline__ int slot(int id, int row) const {
+        const int t = (int)query_of_row(p, (uint32_t)row);
+        int first_slot = seq.first_slot;
+        bool ok = id >= 0;
+        if (uniform) {
+            ok = ok && is_legal_block(p, seq, t, id);
+        } else if (ok) {
+            const sequence s = sequence_of_query(p, t);
             first_slot = s.first_slot;
+            ok = is_legal_block(p, s, t, id);
         }
-        bool ok = id >= 0 && id < legal;
-        int before = __shfl_up_sync(MOBAI_FULL_WARP, ok ? id : -1, 1, LANES);
-        bool ascending = (int)threadIdx.x % LANES == 0 || !ok || id > before;
+        const int mine = ok ? id : -1;
+        const int before = __shfl_up_sync(MOBAI_FULL_WARP, mine, 1, LANES);
+        const bool ascending = (int)threadIdx.x % LANES == 0 || !ok || id > before;
         if (!__all_sync(MOBAI_FULL_WARP, ascending)) {
-            int mine = ok ? id : -1;
             for (int i = 1; i < LANES; i++) {
                 int other = __shfl_up_sync(MOBAI_FULL_WARP, mine, (unsigned)i, LANES);
                 if ((int)threadIdx.x % LANES >= i && other == id) ok = false;
             }
         }
-        int x = first_slot + id - window_begin;
+        const int x = first_slot + id - window_begin;
         return ok && x >= 0 && x < window_size ? x : -1;
     }
 };
@@ -70,43 +70,20 @@ template <int LANES> static __device__ __forceinline__ void index_count(const mo
     for (int i = (int)threadIdx.x; i < picks.window_size; i += (int)blockDim.x) counts[i] = 0;
     __syncthreads();
     const int rows = (int)blockDim.x / LANES;
-    for (int base = begin; base < end; base += rows) {
-        int row = base + (int)threadIdx.x / LANES;
-        int slot = picks.slot(picks.load(row, end), row, end);
-        if (slot >= 0) atomicAdd(counts + slot, 1u);
+    for (int base = begin; base < end; base += rows * 4) {
+        int ids[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) ids[i] = picks.load(base + i * rows + (int)threadIdx.x / LANES, end);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int slot = picks.slot(ids[i], base + i * rows + (int)threadIdx.x / LANES);
+            if (slot >= 0) atomicAdd(counts + slot, 1u);
+        }
     }
     __syncthreads();
     uint32_t *out = (uint32_t *)p.scratch + ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots +
                     picks.window_begin;
     for (int i = (int)threadIdx.x; i < picks.window_size; i += (int)blockDim.x) out[i] = counts[i];
-}
-
-/** Exclusive sum over the 1024 threads of a work-group; `total` is the sum of all. */
-static __device__ __forceinline__ uint32_t scan_1024(uint32_t value, uint32_t *total) {
-    __shared__ uint32_t warp_sums[33];
-    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
-    uint32_t inclusive = value;
-#pragma unroll
-    for (int i = 1; i < 32; i <<= 1) {
-        uint32_t other = __shfl_up_sync(MOBAI_FULL_WARP, inclusive, (unsigned)i);
-        if (lane >= i) inclusive += other;
-    }
-    __syncthreads();
-    if (lane == 31) warp_sums[warp] = inclusive;
-    __syncthreads();
-    if (warp == 0) {
-        uint32_t v = warp_sums[lane], sum = v;
-#pragma unroll
-        for (int i = 1; i < 32; i <<= 1) {
-            uint32_t other = __shfl_up_sync(MOBAI_FULL_WARP, sum, (unsigned)i);
-            if (lane >= i) sum += other;
-        }
-        warp_sums[lane] = sum - v;
-        if (lane == 31) warp_sums[32] = sum;
-    }
-    __syncthreads();
-    *total = warp_sums[32];
-    return warp_sums[warp] + inclusive - value;
 }
 
 extern "C" __global__ void __launch_bounds__(1024) index_scan(const __grid_constant__ mobai_sm90_params p) {
@@ -153,7 +130,7 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
     const pick_reader<LANES> picks(p, g, begin, end, window);
     const int n = picks.window_size, stride = (n + 1) & ~1;
     uint32_t *list_begin = shared;
-    uint16_t *counts = (uint16_t *)(list_begin + ((n + 2) & ~1));
+    uint16_t *counts = (uint16_t *)(list_begin + ((n + 2) & ~1)); /* pairs are counted as words: none exceeds 16 bits */
     uint16_t *sorted = counts + warps * stride;
     uint16_t *mine = counts + warp * stride;
     for (int i = (int)threadIdx.x; i < warps * stride / 2; i += (int)blockDim.x) ((uint32_t *)counts)[i] = 0;
@@ -162,17 +139,14 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
     constexpr int ROWS = 32 / LANES; /* rows of one pass */
     const int warp_rows = ((p.index_chunk_rows + warps - 1) / warps + ROWS - 1) / ROWS * ROWS;
     const int row_begin = begin + warp * warp_rows, row_end = min(row_begin + warp_rows, end);
-    const uint32_t lower = (1u << lane) - 1;
     for (int base = row_begin; base < row_end; base += ROWS * 4) {
         int ids[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) ids[i] = picks.load(base + i * ROWS + lane / LANES, row_end);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int slot = picks.slot(ids[i], base + i * ROWS + lane / LANES, row_end);
-            uint32_t peers = __match_any_sync(MOBAI_FULL_WARP, slot);
-            if (slot >= 0 && (peers & lower) == 0) mine[slot] = (uint16_t)(mine[slot] + __popc(peers));
-            __syncwarp();
+            int slot = picks.slot(ids[i], base + i * ROWS + lane / LANES);
+            if (slot >= 0) atomicAdd((uint32_t *)mine + (slot >> 1), 1u << ((slot & 1) * 16));
         }
     }
     __syncthreads();
@@ -215,17 +189,18 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int row = base + i * ROWS + lane / LANES;
-            int slot = picks.slot(ids[i], row, row_end);
-            uint32_t peers = __match_any_sync(MOBAI_FULL_WARP, slot);
-            uint32_t place = 0;
-            if (slot >= 0) place = mine[slot];
-            __syncwarp();
-            if (slot >= 0) {
-                if ((peers & lower) == 0) mine[slot] = (uint16_t)(place + (uint32_t)__popc(peers));
-                sorted[list_begin[slot] + place + (uint32_t)__popc(peers & lower)] =
-                    (uint16_t)(((row - begin) << RANK_BITS) | (lane % LANES));
+            int slot = picks.slot(ids[i], row);
+            uint32_t place = slot >= 0 ? list_begin[slot] : 0;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                if (slot >= 0 && lane / LANES == r) {
+                    uint32_t n = mine[slot];
+                    mine[slot] = (uint16_t)(n + 1);
+                    place += n;
+                }
+                __syncwarp();
             }
-            __syncwarp();
+            if (slot >= 0) sorted[place] = (uint16_t)(((row - begin) << RANK_BITS) | (lane % LANES));
         }
     }
     __syncthreads();
@@ -253,7 +228,7 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
         const __grid_constant__ mobai_sm90_params p) {                                                                 \
         index_count<LANES>(p);                                                                                         \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512) index_scatter_k##LANES(                                          \
+    extern "C" __global__ void __launch_bounds__(1024) index_scatter_k##LANES(                                          \
         const __grid_constant__ mobai_sm90_params p) {                                                                 \
         index_scatter<LANES, RANK_BITS>(p);                                                                            \
     }

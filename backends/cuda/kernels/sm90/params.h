@@ -31,15 +31,18 @@ typedef struct mobai_sm90_params {
     int32_t query_begin, query_end;
     int32_t index_chunk_rows, n_index_chunks;
     int32_t n_item_capacity; /* attend items of one kv head */
-    uint32_t group_magic, group_shift; /* row / group = umulhi(row, magic) >> shift for row < 2^31, group > 1 */
+    uint32_t item_step_rows; /* gathered rows whose Q is worked on at a time; 0: all */
+    /* x / group, x / block_size, x / seqlen_q = umulhi(x, magic) >> shift for x < 2^31 and divisors above 1 */
+    uint32_t group_magic, group_shift, block_magic, block_shift, seqlen_magic, seqlen_shift;
     float scale_log2;                  /* softmax_scale * log2(e) */
 } mobai_sm90_params;
 
 /** One piece of a key block's list, made by the items kernel for attend. */
 typedef struct mobai_sm90_item {
-    int64_t first;     /* position of its first row in the kv head's index */
-    int32_t n_rows;    /* at most MOBAI_SM90_ITEM_TILES * 64 */
-    int32_t n_masked;  /* leading rows that do not see every key of a full block */
+    int64_t first;          /* position of its first row in the kv head's index */
+    uint16_t n_rows;        /* at most MOBAI_SM90_ITEM_TILES * 64 */
+    uint16_t n_masked;      /* leading rows that do not see every key of a full block */
+    uint32_t first_partial; /* place of its first row's partial in the slice */
     int32_t key_row;   /* storage row of the block's first key */
     int32_t n_keys;    /* real keys of the block */
     int32_t pos_shift; /* query row t sees the block's keys 0 .. t + pos_shift */
@@ -47,6 +50,7 @@ typedef struct mobai_sm90_item {
 } mobai_sm90_item;
 
 #define MOBAI_SM90_ITEM_TILES 16 /* row tiles of an item: fewer lose to key loads, more to imbalance */
+#define MOBAI_SM90_ITEM_STEPS 32
 #define MOBAI_SM90_MAX_KV_HEADS 512
 #define MOBAI_SM90_INDEX_WINDOW 4096 /* slots one index work-group counts */
 #define MOBAI_SM90_INDEX_PICKS 65536 /* picks a scatter work-group sorts in shared memory */

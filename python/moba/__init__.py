@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixture-of-Block-Attention: a thin ctypes layer over libmoba.
+
+``moba.Context`` and ``moba.Plan`` mirror include/moba/moba.h; ``moba.torch`` has the PyTorch operator. libmoba.so is
+looked for at ``MOBA_LIBRARY``, beside this package, and then by the system's loader.
+"""
+from ._library import (
+    Buffer,
+    Context,
+    Error,
+    ForwardArgs,
+    Inputs,
+    Plan,
+    Problem,
+    Stream,
+    Tensor,
+    version,
+    WORKSPACE_UNLIMITED,
+)
+
+__all__ = [
+    "Buffer",
+    "Context",
+    "Error",
+    "ForwardArgs",
+    "Inputs",
+    "Plan",
+    "Problem",
+    "Stream",
+    "Tensor",
+    "version",
+    "WORKSPACE_UNLIMITED",
+]
