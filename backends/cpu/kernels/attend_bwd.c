@@ -116,7 +116,7 @@ static void cell(const bwd_job *job, const mobai_bwd_lane *lane, const mobai_bwd
     const int64_t length = mobai_ceil_div(mobai_ceil_div(n, n_tiles), MOBAI_GEMM_MR) * MOBAI_GEMM_MR;
     for (int64_t x = 0; x < n; x += length)
         mobai_bwd_add_tile(a, &job->e, lane, unit, block, tile, rows ? rows + x : NULL, first + x,
-                           mobai_min64(length, n - x));
+                           mobai_min64(length, n - x), mobai_max64(0, mobai_min64(length, n - x - length)));
 }
 
 static void clear_block(const bwd_job *job, const mobai_bwd_block *block) {

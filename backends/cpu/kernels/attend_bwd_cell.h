@@ -82,7 +82,7 @@ MOBAI_INLINE void mobai_bwd_softmax(const mobai_bwd_tile *tile, const mobai_bwd_
  */
 static void mobai_bwd_add_tile(const mobai_stage_args *a, const mobai_bwd_extent *e, const mobai_bwd_lane *lane,
                                const mobai_bwd_unit *unit, const mobai_bwd_block *block, mobai_bwd_tile *tile,
-                               const uint32_t *rows, int64_t first_row, int64_t n) {
+                               const uint32_t *rows, int64_t first_row, int64_t n, int64_t n_next) {
     static const float ones[MOBAI_BWD_TILE] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                                1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                                1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
@@ -105,8 +105,14 @@ static void mobai_bwd_add_tile(const mobai_stage_args *a, const mobai_bwd_extent
     const int64_t columns = (int64_t)d * MOBAI_GEMM_PANEL, tile_panel = (int64_t)MOBAI_BWD_TILE * MOBAI_GEMM_PANEL;
     mobai_gemm(n, n_keys, d, tile->q, e->tile_row, 1, block->k_columns, columns, tile->p, e->score_row, 0);
     mobai_gemm(n, n_keys, d, tile->dout, e->tile_row, 1, block->v_columns, columns, tile->ds, e->score_row, 0);
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
+        if (i < n_next) {
+            const int64_t r = rows ? rows[n + i] : first_row + n + i, t = r / group, h = lane->g * group + r % group;
+            mobai_cpu_prefetch_row(a, mobai_cpu_q_row(a, &a->q, t, h));
+            mobai_cpu_prefetch_row(a, mobai_cpu_q_row(a, &a->dout, t, h));
+        }
         mobai_bwd_softmax(tile, e, i, n_keys, a->softmax_scale);
+    }
     mobai_gemm(n_keys, d, n, tile->p, 1, e->score_row, tile->dout_panels, tile_panel, block->dv, e->row, 1);
     mobai_gemm(n_keys, d, n, tile->ds, 1, e->score_row, tile->q_panels, tile_panel, block->dk, e->row, 1);
     mobai_gemm_rows(n, d, n_keys, tile->ds, e->score_row, 1, block->k_rows, n_keys * MOBAI_GEMM_PANEL, tile->dq, ones);

@@ -50,6 +50,9 @@ static void delta_rows(void *context, int64_t task, int32_t thread) {
         for (int64_t i = 0; i < n; i++) {
             dout_rows[i] = mobai_cpu_q_row(a, &a->dout, t + i, h);
             o_rows[i] = mobai_cpu_q_row(a, &a->o, t + i, h);
+            if (t + i + MOBAI_VL >= end) continue;
+            mobai_cpu_prefetch_row(a, mobai_cpu_q_row(a, &a->dout, t + i + MOBAI_VL, h));
+            mobai_cpu_prefetch_row(a, mobai_cpu_q_row(a, &a->o, t + i + MOBAI_VL, h));
         }
         mobai_vf sum = {0};
         for (int64_t c = 0; c < a->head_dim; c += MOBAI_VL) {
