@@ -328,8 +328,7 @@ static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 /* The regions of `saved` as core/plan.h lays them out, for a plan whose bounds are the run's own shape. */
 static bool view_saved(const th_session *session, const th_case *c, const th_exec *e, const th_result *r, saved_view *v) {
     const ref_shape *s = &c->shape;
-    int64_t longest = e->problem.max_seqlen_k > 0 ? e->problem.max_seqlen_k : e->problem.max_total_k;
-    int64_t blocks = (longest + s->block_size - 1) / s->block_size;
+    int64_t blocks = (e->problem.max_total_k + s->block_size - 1) / s->block_size;
     int64_t group = s->n_q_heads / s->n_kv_heads, picks = s->top_k < blocks ? s->top_k : blocks;
     v->n_slots = e->problem.max_total_k / s->block_size + e->problem.max_batch;
     v->row_stride = e->problem.max_total_q * group * picks;
