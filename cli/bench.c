@@ -5,12 +5,14 @@
 #include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/bench_device.h"
 #include "cli/bench_problems.h"
+#include "cli/bench_rates.h"
 #include "cli/progress.h"
 #include "core/env.h"
 
@@ -22,7 +24,8 @@ typedef struct bench_options {
     const char *passes;
     uint64_t seed;
     int64_t repeat, n_threads, device;
-    bool check, check_all;
+    bool check, check_all, rates;
+    double matrix_tflops; /* NaN: not given */
     char **problems;
     size_t n_problems, capacity;
 } bench_options;
@@ -31,7 +34,8 @@ typedef struct bench_options {
 typedef struct bench_state {
     const bench_options *options;
     bool passes[3];
-    bool quiet; /* no line for a verified measurement */
+    bool quiet;                      /* no line for a verified measurement */
+    const mobai_device_rates *rates; /* of the present device; NULL: not asked for */
     int64_t n_verified, n_failed, n_refused;
     int exit_code; /* the first that is not 0 */
 } bench_state;
@@ -101,8 +105,12 @@ static int print_line(const bench_state *state, const mobai_reference *reference
         "saved_bytes", (json_int_t)device->saved_bytes, "verified", (int)verdict->verified, "max_err",
         mobai_json_real(verdict->max_err), "rel_err", mobai_json_real(verdict->rel_err), "seed",
         (json_int_t)state->options->seed, "repeat", (int)timing->n, "threads", (int)description.n_compute_units);
-    const bool good = line != NULL && rest != NULL && json_object_update(line, rest) == 0;
+    bool good = line != NULL && rest != NULL && json_object_update(line, rest) == 0;
     json_decref(rest);
+    if (good && state->rates != NULL) {
+        good = json_object_set_new(line, "device_copy_gbytes", mobai_json_real(state->rates->copy_gbytes)) == 0 &&
+               json_object_set_new(line, "device_matrix_tflops", mobai_json_real(state->rates->matrix_tflops)) == 0;
+    }
     if (!good) {
         json_decref(line);
         line = NULL;
@@ -196,6 +204,7 @@ static int bench_in_context(bench_state *state, moba_context *context, const mob
 /** Contexts of all backends that are measured. */
 typedef struct bench_contexts {
     moba_context *at[MAX_BACKENDS];
+    mobai_device_rates rates[MAX_BACKENDS]; /* with --rates */
     size_t n;
 } bench_contexts;
 
@@ -210,8 +219,11 @@ static int open_context(const bench_options *o, const char *backend, bench_conte
     mobai_progress("opening %s", backend != NULL ? backend : "the device");
     const moba_status status = moba_context_create(&options, &contexts->at[contexts->n]);
     if (status != MOBA_OK) return mobai_cli_fail(status);
-    contexts->n++;
-    return MOBAI_EXIT_OK;
+    const size_t i = contexts->n++;
+    if (!o->rates) return MOBAI_EXIT_OK;
+    const moba_status measured = mobai_bench_rates(contexts->at[i], &contexts->rates[i]);
+    if (!isnan(o->matrix_tflops)) contexts->rates[i].matrix_tflops = o->matrix_tflops;
+    return measured == MOBA_OK ? MOBAI_EXIT_OK : mobai_cli_fail(measured);
 }
 
 /** --backend names each one; else MOBA_BACKEND chooses one as always; else every usable backend with a real device. */
@@ -296,6 +308,7 @@ static int bench_problem(bench_state *state, const bench_contexts *contexts, con
         exit_code = mobai_cli_error(MOBAI_EXIT_FAILED, "%s", message.text);
     } else if (exit_code == MOBAI_EXIT_OK) {
         for (size_t i = 0; i < contexts->n && exit_code == MOBAI_EXIT_OK; i++) {
+            state->rates = o->rates ? &contexts->rates[i] : NULL;
             exit_code = bench_in_context(state, contexts->at[i], &reference, canonical);
         }
         mobai_reference_close(&reference);
@@ -334,7 +347,16 @@ static int check_all(bench_state *state, const bench_contexts *contexts) {
 
 /* ---------------------------------------------------------------------------------------------- options -- */
 
-enum { OPTION_CHECK = 256, OPTION_INPUT, OPTION_SEED, OPTION_REPEAT, OPTION_PROBLEMS, OPTION_THREADS, OPTION_DEVICE };
+enum {
+    OPTION_CHECK = 256,
+    OPTION_INPUT,
+    OPTION_SEED,
+    OPTION_REPEAT,
+    OPTION_PROBLEMS,
+    OPTION_THREADS,
+    OPTION_DEVICE,
+    OPTION_RATES
+};
 
 static const struct argp_option options[] = {
     {"backend", 'b', "LIST", 0,
@@ -354,6 +376,10 @@ static const struct argp_option options[] = {
     {"seed", OPTION_SEED, "N", 0, "seed of the random inputs and of the sampling (default 1)", 0},
     {"repeat", OPTION_REPEAT, "N", 0, "timed runs, 1 to 1000 (default 20; 50 when under 5 ms, 10 from 0.5 s)", 0},
     {"threads", OPTION_THREADS, "N", 0, "threads of the CPU backend (default: all)", 0},
+    {"rates", OPTION_RATES, "TFLOPS", OPTION_ARG_OPTIONAL,
+     "measure the device's copy bandwidth and write it to each line, with its rate of matrix products: measured in f32 "
+     "on the CPU; elsewhere TFLOPS, which another program measured",
+     0},
     {"device", OPTION_DEVICE, "N", 0, "device index (default: MOBA_DEVICE, else the best)", 0},
     {0}};
 
@@ -374,7 +400,9 @@ static const char documentation[] =
     "once), "
     "workspace_bytes, saved_bytes, verified, max_err, rel_err (of the sampled rows and key blocks; for route, max_err "
     "is "
-    "the largest regret), seed, repeat, threads (compute units on a GPU).\n\n"
+    "the largest regret), seed, repeat, threads (compute units on a GPU); with --rates also device_copy_gbytes (GB "
+    "read plus written a "
+    "second) and device_matrix_tflops.\n\n"
     "Verification: outputs hold NaN before the last timed run; afterwards at least 256 rows, 64 rows of dq and 8 whole "
     "key blocks of dk and dv are compared with float64, given the selection, by the rules of docs/spec.md section 7. "
     "Exit code 1: something was not verified.";
@@ -458,6 +486,12 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
             argp_error(state, "--device is '%s', must be 0 to 1023", argument);
         }
         return 0;
+    case OPTION_RATES:
+        o->rates = true;
+        if (argument != NULL && (!mobai_parse_double(argument, &o->matrix_tflops) || !(o->matrix_tflops > 0.0))) {
+            argp_error(state, "--rates is '%s', must be TFLOP/s above 0 or have no value", argument);
+        }
+        return 0;
     case ARGP_KEY_ARG:
         if (o->check && strcmp(argument, "all") == 0) {
             o->check_all = true;
@@ -496,7 +530,7 @@ static bool choose_passes(const bench_options *o, bool passes[3]) {
 
 int mobai_cli_bench(int argc, char **argv) {
     static const struct argp argp = {options, parse_option, "[PROBLEM...]", documentation, NULL, NULL, NULL};
-    bench_options o = {.seed = 1, .device = -1};
+    bench_options o = {.seed = 1, .device = -1, .matrix_tflops = NAN};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     if (o.check && o.repeat == 0) o.repeat = 1;
     bench_state state = {.options = &o, .quiet = o.check_all};

@@ -24,6 +24,9 @@ enum { N_COLOURS = sizeof colours / sizeof colours[0] };
 /** Figures above more bars than this would overlap. */
 enum { MAX_LABELS = 16 };
 
+/** More lengths than this are written at a slant. */
+enum { MAX_LEVEL_TICS = 10 };
+
 /* ---------------------------------------------------------------------------------------------- script -- */
 
 /** "8K" for 8192, "1000" for 1000. */
@@ -85,7 +88,7 @@ static void write_axis(FILE *out, const mobai_plot *plot) {
             fprintf(out, "' %zu", slot);
         }
     }
-    fprintf(out, ") rotate by -35\n");
+    fprintf(out, ")%s\n", slot < MAX_LEVEL_TICS ? "" : " rotate by -35");
     if (plot->logarithmic) {
         const double first = (double)plot->points[0].length;
         const double last = (double)plot->points[plot->n_points - 1].length;
