@@ -21,6 +21,14 @@ def tensor(dtype: str, shape: list, begin: int, end: int) -> dict:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
+def measurement(problem: str, **fields: object) -> bytes:
+    return json.dumps({
+        "device": "d", "driver": "r", "version": "0", "backend": "cpu", "problem": problem, "pass": "fwd",
+        "ms": {"min": 1, "median": 1.5, "p90": 2e0}, "useful_tflops": 0.5, "gbytes": 0.1, "workspace_bytes": 9,
+        "saved_bytes": 0, "verified": True, "max_err": 1e-6, "rel_err": 1e-7, "seed": 1, "repeat": 3, "threads": 2, **fields,
+    }).encode()
+
+
 SEEDS = {
     "fuzz_npy": [
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1, 3), }\n", bytes(24)),
@@ -41,6 +49,11 @@ SEEDS = {
         b"q512h4g2d64B64t3n,f32,sink=1,kconv=3,det",
         b"b3h2d32B16t4c,f16,local=2,lens=513+0+129/600+5+129",
         b"q1k4096h8d128c,bf16,dense",
+    ],
+    "fuzz_compare": [
+        measurement("b2q8192k8192h16g16d128B128t8c,bf16", device_copy_gbytes=2800, device_matrix_tflops=690.5),
+        measurement("q1k4096h8d128c,bf16,dense", verified=False, max_err=None),
+        measurement("b2h2d32B16t4c,f16,lens=513+129/600+129", extra=["\u00e9", {}]),
     ],
     "fuzz_env": [
         b"cuda,vulkan,cpu", b"1023", b"dispatch", b"1", b"-avx512,-wgmma", b"attend=*avx2*,gate=plain", b",,=,-",
