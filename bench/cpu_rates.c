@@ -203,7 +203,8 @@ static int failures;
 static void expect(const char *what, double value, int at_least, double limit) {
     const int met = at_least ? value >= limit : value <= limit;
     if (!met) failures++;
-    printf("  %-52s %6.3f  (%s %.2f)  %s\n", what, value, at_least ? "at least" : "at most", limit, met ? "met" : "MISSED");
+    printf("  %-52s %6.3f  (%s %.2f)  %s\n", what, value, at_least ? "at least" : "at most", limit,
+           met ? "met" : "MISSED");
 }
 
 int main(int argc, char **argv) {
@@ -224,9 +225,11 @@ int main(int argc, char **argv) {
     moba_set_log(on_log, NULL, MOBA_LOG_RUN);
     for (int r = 0; r < repeats; r++)
         for (int i = 0; i < 2; i++) {
-            for (int s = 0; s < 4; s++) time_sgemm(&p, &two[i]);
+            for (int s = 0; s < 4; s++)
+                time_sgemm(&p, &two[i]);
             time_forward(&p, &two[i]);
-            for (int s = 0; s < 4; s++) time_sgemm(&p, &two[i]);
+            for (int s = 0; s < 4; s++)
+                time_sgemm(&p, &two[i]);
             time_backward(&p, &two[i]);
         }
 
@@ -239,15 +242,17 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 2; i++) {
         const times *t = &two[i].least;
         const double sgemm = 1e-6 * gemm_flops / t->sgemm;
-        printf("%d thread%s: sgemm %.1f GFLOP/s; forward %.1f ms = centroid %.1f + gate %.1f + index %.1f + attend %.1f; "
-               "backward %.1f ms\n",
-               two[i].n_threads, i ? "s" : "", sgemm, t->forward, t->centroid, t->gate, t->index, t->attend, t->backward);
+        printf(
+            "%d thread%s: sgemm %.1f GFLOP/s; forward %.1f ms = centroid %.1f + gate %.1f + index %.1f + attend %.1f; "
+            "backward %.1f ms\n",
+            two[i].n_threads, i ? "s" : "", sgemm, t->forward, t->centroid, t->gate, t->index, t->attend, t->backward);
         expect("forward attend, share of sgemm's rate", 4e-6 * HEAD_DIM * pairs / t->attend / sgemm, 1, 0.50);
         expect("backward, share of sgemm's rate", 10e-6 * HEAD_DIM * pairs / t->backward / sgemm, 1, 0.40);
         expect("gate + index, share of the forward", (t->gate + t->index) / t->forward, 0, 0.15);
     }
     const double scaling = two[0].least.sgemm / two[1].least.sgemm;
-    expect("forward, scaling to two threads over sgemm's", two[0].least.forward / two[1].least.forward / scaling, 1, 0.95);
+    expect("forward, scaling to two threads over sgemm's", two[0].least.forward / two[1].least.forward / scaling, 1,
+           0.95);
     expect("backward, scaling to two threads over sgemm's", two[0].least.backward / two[1].least.backward / scaling, 1,
            0.95);
     moba_set_log(NULL, NULL, MOBA_LOG_NONE);
@@ -258,7 +263,8 @@ int main(int argc, char **argv) {
         free(two[i].saved);
     }
     float *const all[] = {p.q, p.k, p.v, p.o, p.dout, p.dq, p.dk, p.dv, p.lse, p.a, p.b, p.c};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free(all[i]);
     free(p.selection);
     return failures ? 1 : 0;
 }

@@ -102,7 +102,8 @@ static void read_model_name(char *name, size_t capacity) {
         const char *colon = strchr(line, ':');
         if (strncmp(line, "model name", 10) != 0 || colon == NULL) continue;
         colon++;
-        while (*colon == ' ') colon++;
+        while (*colon == ' ')
+            colon++;
         snprintf(name, capacity, "%.*s", (int)strcspn(colon, "\n"), colon);
         break;
     }
@@ -124,7 +125,8 @@ static int32_t cpu_probe(char *reason, size_t capacity) {
 }
 
 static moba_status cpu_describe(int32_t index, moba_device_description *out) {
-    if (index != 0) return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "device is %d; backend cpu has device 0 only", (int)index);
+    if (index != 0)
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "device is %d; backend cpu has device 0 only", (int)index);
     mobai_caps caps;
     fill_caps(&caps, mobai_cpu_default_threads());
     fill_description(&caps, out);
@@ -135,11 +137,13 @@ static moba_status cpu_describe(int32_t index, moba_device_description *out) {
 
 static moba_status cpu_open(const moba_context_options *options, mobai_device **out) {
     if (options->device != 0)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "device is %d; backend cpu has device 0 only", (int)options->device);
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "device is %d; backend cpu has device 0 only",
+                          (int)options->device);
     if (options->native != NULL)
         return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "native handles are given; backend cpu has none to adopt");
     mobai_device *device = calloc(1, sizeof *device);
-    if (device == NULL) return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a device of %zu bytes", sizeof *device);
+    if (device == NULL)
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a device of %zu bytes", sizeof *device);
     const int32_t n_threads = options->n_threads > 0 ? options->n_threads : mobai_cpu_default_threads();
     const moba_status status = mobai_cpu_pool_create(n_threads, &device->pool);
     if (status != MOBA_OK) {
@@ -189,7 +193,8 @@ static moba_status cpu_buffer_write(mobai_device *device, moba_stream stream, mo
     return MOBA_OK;
 }
 
-static moba_status cpu_buffer_read(mobai_device *device, moba_stream stream, moba_buffer buffer, void *data, size_t bytes) {
+static moba_status cpu_buffer_read(mobai_device *device, moba_stream stream, moba_buffer buffer, void *data,
+                                   size_t bytes) {
     (void)device, (void)stream;
     memcpy(data, address(buffer), bytes);
     return MOBA_OK;
@@ -227,7 +232,8 @@ static moba_status cpu_stream_synchronize(mobai_device *device, moba_stream stre
 static moba_status cpu_event_create(mobai_device *device, moba_event *out) {
     (void)device;
     cpu_event *event = calloc(1, sizeof *event);
-    if (event == NULL) return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for an event of %zu bytes", sizeof *event);
+    if (event == NULL)
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for an event of %zu bytes", sizeof *event);
     out->native = event;
     return MOBA_OK;
 }

@@ -2,9 +2,9 @@
  *
  * Matrix products of the CPU kernels, in float32: C (m x n) = alpha C + A (m x k) B (k x n).
  *
- * B is packed in panels of MOBAI_GEMM_PANEL columns, each [k][MOBAI_GEMM_PANEL] floats, the last one padded. A is read in
- * place through a row and a k stride, so that one kernel serves S = Q K^T, O = P V, dV = P^T dO, dK = dS^T Q. Rows of C
- * may lie anywhere. The register tile is MOBAI_GEMM_MR rows of one panel. An element of C is the sum over k in
+ * B is packed in panels of MOBAI_GEMM_PANEL columns, each [k][MOBAI_GEMM_PANEL] floats, the last one padded. A is read
+ * in place through a row and a k stride, so that one kernel serves S = Q K^T, O = P V, dV = P^T dO, dK = dS^T Q. Rows
+ * of C may lie anywhere. The register tile is MOBAI_GEMM_MR rows of one panel. An element of C is the sum over k in
  * ascending order whatever tile it falls in, so results do not depend on how rows and columns are grouped.
  */
 #ifndef MOBAI_GEMM_H
@@ -26,8 +26,8 @@ MOBAI_INLINE int64_t mobai_gemm_padded(int64_t n) {
     return (n + MOBAI_GEMM_PANEL - 1) / MOBAI_GEMM_PANEL * MOBAI_GEMM_PANEL;
 }
 
-/** As `alpha`: C += A B as one chain of additions that starts from C. A sum over k that is cut into several products then
- *  has the same bits wherever it is cut. */
+/** As `alpha`: C += A B as one chain of additions that starts from C. A sum over k that is cut into several products
+ * then has the same bits wherever it is cut. */
 static __attribute__((unused)) const float mobai_gemm_onto[1] = {1.0f};
 
 /* The accumulators are named variables: compilers do not keep an array of 24 vectors in registers. */
@@ -95,9 +95,8 @@ typedef void (*mobai_gemm_fn)(int64_t k, const float *a, int64_t a_row, int64_t 
                               const float *alpha);
 
 #define MOBAI_GEMM_DEFINE(mr, nv)                                                                                      \
-    static __attribute__((noinline, unused)) void mobai_gemm_##mr##x##nv(int64_t k, const float *a, int64_t a_row,     \
-                                                                         int64_t a_k, const float *b,                  \
-                                                                         float *const *c, const float *alpha) {        \
+    static __attribute__((noinline, unused)) void mobai_gemm_##mr##x##nv(                                              \
+        int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, float *const *c, const float *alpha) {  \
         mobai_gemm_tile(mr, nv, k, a, a_row, a_k, b, c, alpha);                                                        \
     }
 #define MOBAI_GEMM_DEFINE_ROWS(nv)                                                                                     \
@@ -125,9 +124,9 @@ static __attribute__((unused)) const mobai_gemm_fn mobai_gemm_tiles[MOBAI_GEMM_N
 };
 
 /**
- * C = A B (alpha NULL), or C[i] = alpha[i] C[i] + A B. Writes whole vectors: rows of C must have room for n rounded up to
- * MOBAI_VL, and columns past n get what B's padding gives (zeros of the packers below). Panels of B are
- * `b_panel` floats apart.
+ * C = A B (alpha NULL), or C[i] = alpha[i] C[i] + A B. Writes whole vectors: rows of C must have room for n rounded up
+ * to MOBAI_VL, and columns past n get what B's padding gives (zeros of the packers below). Panels of B are `b_panel`
+ * floats apart.
  */
 static inline __attribute__((unused)) void mobai_gemm_rows(int64_t m, int64_t n, int64_t k, const float *a,
                                                            int64_t a_row, int64_t a_k, const float *b, int64_t b_panel,
@@ -138,7 +137,8 @@ static inline __attribute__((unused)) void mobai_gemm_rows(int64_t m, int64_t n,
         for (int64_t i = 0; i < m; i += MOBAI_GEMM_MR) {
             int64_t rows = m - i < MOBAI_GEMM_MR ? m - i : MOBAI_GEMM_MR;
             float *at[MOBAI_GEMM_MR];
-            for (int64_t r = 0; r < rows; r++) at[r] = c[i + r] + j;
+            for (int64_t r = 0; r < rows; r++)
+                at[r] = c[i + r] + j;
             tiles[rows - 1](k, a + i * a_row, a_row, a_k, b, at, alpha == NULL ? NULL : alpha + i);
         }
         b += b_panel;
@@ -155,7 +155,8 @@ static inline __attribute__((unused)) void mobai_gemm(int64_t m, int64_t n, int6
         for (int64_t i = 0; i < m; i += MOBAI_GEMM_MR) {
             int64_t rows = m - i < MOBAI_GEMM_MR ? m - i : MOBAI_GEMM_MR;
             float *at[MOBAI_GEMM_MR];
-            for (int64_t r = 0; r < rows; r++) at[r] = c + (i + r) * c_row + j;
+            for (int64_t r = 0; r < rows; r++)
+                at[r] = c + (i + r) * c_row + j;
             tiles[rows - 1](k, a + i * a_row, a_row, a_k, b, at, accumulate ? mobai_gemm_onto : NULL);
         }
         b += b_panel;
@@ -193,18 +194,22 @@ static inline __attribute__((unused)) void mobai_gemm_pack_transposed(float *b, 
     const unsigned char *p = (const unsigned char *)rows;
     for (int64_t j = 0; j < n_rows; j += MOBAI_GEMM_PANEL, b += width * MOBAI_GEMM_PANEL) {
         int64_t n = n_rows - j < MOBAI_GEMM_PANEL ? n_rows - j : MOBAI_GEMM_PANEL;
-        for (int64_t r = 0; r < n; r++) mobai_prefetch(p + (j + r) * stride_bytes, width * bytes);
+        for (int64_t r = 0; r < n; r++)
+            mobai_prefetch(p + (j + r) * stride_bytes, width * bytes);
         for (int64_t x = 0; x < width; x += MOBAI_VL) {
             int64_t w = width - x < MOBAI_VL ? width - x : MOBAI_VL;
             for (int64_t r = 0; r < MOBAI_GEMM_PANEL; r += MOBAI_VL) {
                 mobai_vf t[MOBAI_VL];
                 for (int64_t i = 0; i < MOBAI_VL; i++) {
                     const unsigned char *src = p + (j + r + i) * stride_bytes + x * bytes;
-                    if (r + i >= n) t[i] = (mobai_vf){0};
-                    else t[i] = w == MOBAI_VL ? mobai_v_load_as(src, dtype) : mobai_v_load_as_n(src, dtype, w);
+                    if (r + i >= n)
+                        t[i] = (mobai_vf){0};
+                    else
+                        t[i] = w == MOBAI_VL ? mobai_v_load_as(src, dtype) : mobai_v_load_as_n(src, dtype, w);
                 }
                 mobai_v_transpose(t);
-                for (int64_t i = 0; i < w; i++) mobai_v_store(b + (x + i) * MOBAI_GEMM_PANEL + r, t[i]);
+                for (int64_t i = 0; i < w; i++)
+                    mobai_v_store(b + (x + i) * MOBAI_GEMM_PANEL + r, t[i]);
             }
         }
     }

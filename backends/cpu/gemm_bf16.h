@@ -2,9 +2,9 @@
  *
  * The products of gemm.h with bfloat16 factors and float32 sums, on AVX-512 BF16 dot products.
  *
- * An instruction adds two neighbours in k at once, so k is counted in pairs: A holds rows of bfloat16 with k contiguous,
- * B panels hold [pair][MOBAI_GEMM_PANEL] of (even k in the low half, odd k in the high half). The order of an element's
- * sum does not depend on its tile. The instruction takes subnormal factors as zero.
+ * An instruction adds two neighbours in k at once, so k is counted in pairs: A holds rows of bfloat16 with k
+ * contiguous, B panels hold [pair][MOBAI_GEMM_PANEL] of (even k in the low half, odd k in the high half). The order of
+ * an element's sum does not depend on its tile. The instruction takes subnormal factors as zero.
  */
 #ifndef MOBAI_GEMM_BF16_H
 #define MOBAI_GEMM_BF16_H
@@ -99,9 +99,8 @@ static inline __attribute__((unused)) void mobai_gemm_bf16_pack(uint16_t *b, con
 }
 
 /** mobai_gemm_pack_transposed() with B[x][j] = row j, element x, for an even width. */
-static inline __attribute__((unused)) void mobai_gemm_bf16_pack_transposed(uint16_t *b, const void *rows,
-                                                                           int64_t stride_bytes, int64_t n_rows,
-                                                                           int64_t width) {
+static inline __attribute__((unused)) void
+mobai_gemm_bf16_pack_transposed(uint16_t *b, const void *rows, int64_t stride_bytes, int64_t n_rows, int64_t width) {
     /* A pair of neighbours moves as one 32-bit element, and moving does not look at the value. */
     mobai_gemm_pack_transposed((float *)(void *)b, rows, stride_bytes, MOBA_F32, n_rows, width / 2);
 }

@@ -68,7 +68,8 @@ static void work_on(cpu_job *job, int32_t thread) {
 static void unlist(mobai_cpu_pool *pool, cpu_job *job) {
     if (!job->listed) return;
     cpu_job **link = &pool->jobs;
-    while (*link != job) link = &(*link)->next;
+    while (*link != job)
+        link = &(*link)->next;
     *link = job->next;
     job->listed = 0;
 }
@@ -77,7 +78,8 @@ static void *pool_thread(void *argument) {
     mobai_cpu_pool *pool = argument;
     pthread_mutex_lock(&pool->mutex);
     for (;;) {
-        while (pool->jobs == NULL && !pool->stopping) pthread_cond_wait(&pool->work, &pool->mutex);
+        while (pool->jobs == NULL && !pool->stopping)
+            pthread_cond_wait(&pool->work, &pool->mutex);
         if (pool->stopping) break;
         cpu_job *job = pool->jobs;
         int32_t thread = job->n_joined++;
@@ -97,8 +99,7 @@ moba_status mobai_cpu_pool_create(int32_t n_threads, mobai_cpu_pool **out) {
         return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "n_threads is %d; it must be 1 to %d", (int)n_threads,
                           MOBAI_CPU_MAX_THREADS);
     mobai_cpu_pool *pool = calloc(1, sizeof *pool + (size_t)(n_threads - 1) * sizeof(pthread_t));
-    if (pool == NULL)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a pool of %d threads", (int)n_threads);
+    if (pool == NULL) return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a pool of %d threads", (int)n_threads);
     pool->n_threads = n_threads;
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->work, NULL);
@@ -122,7 +123,8 @@ void mobai_cpu_pool_destroy(mobai_cpu_pool *pool) {
     pool->stopping = 1;
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->mutex);
-    for (int32_t i = 0; i < pool->n_started; i++) pthread_join(pool->threads[i], NULL);
+    for (int32_t i = 0; i < pool->n_started; i++)
+        pthread_join(pool->threads[i], NULL);
     pthread_cond_destroy(&pool->idle);
     pthread_cond_destroy(&pool->work);
     pthread_mutex_destroy(&pool->mutex);
@@ -134,20 +136,23 @@ int32_t mobai_cpu_pool_threads(const mobai_cpu_pool *pool) { return pool->n_thre
 void mobai_cpu_parallel_for(mobai_cpu_pool *pool, int64_t n, mobai_cpu_task task, void *context) {
     if (n <= 0) return;
     if (n == 1 || pool->n_threads == 1) {
-        for (int64_t i = 0; i < n; i++) task(context, i, 0);
+        for (int64_t i = 0; i < n; i++)
+            task(context, i, 0);
         return;
     }
     cpu_job job = {.task = task, .context = context, .n = n, .n_joined = 1, .listed = 1};
     atomic_init(&job.next_item, 0);
     pthread_mutex_lock(&pool->mutex);
     cpu_job **link = &pool->jobs;
-    while (*link != NULL) link = &(*link)->next;
+    while (*link != NULL)
+        link = &(*link)->next;
     *link = &job;
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->mutex);
     work_on(&job, 0);
     pthread_mutex_lock(&pool->mutex);
     unlist(pool, &job);
-    while (job.n_active > 0) pthread_cond_wait(&pool->idle, &pool->mutex);
+    while (job.n_active > 0)
+        pthread_cond_wait(&pool->idle, &pool->mutex);
     pthread_mutex_unlock(&pool->mutex);
 }

@@ -57,30 +57,33 @@ MOBAI_INLINE mobai_vf mobai_v_set1(float x) {
     return (mobai_vf){x, x, x, x};
 #endif
 }
-MOBAI_INLINE mobai_vf mobai_v_load(const float *p) {
+/* Addresses are untyped: they need no alignment, and a pair of 16-bit elements moves as one lane. */
+MOBAI_INLINE mobai_vf mobai_v_load(const void *p) {
     mobai_vf v;
     memcpy(&v, p, sizeof v);
     return v;
 }
-MOBAI_INLINE void mobai_v_store(float *p, mobai_vf v) { memcpy(p, &v, sizeof v); }
+MOBAI_INLINE void mobai_v_store(void *p, mobai_vf v) { memcpy(p, &v, sizeof v); }
 
 /** The first n (0..MOBAI_VL) floats at p, the rest zero; reads nothing past them. */
-MOBAI_INLINE mobai_vf mobai_v_load_n(const float *p, int64_t n) {
+MOBAI_INLINE mobai_vf mobai_v_load_n(const void *p, int64_t n) {
 #if MOBAI_TIER >= 2
     return (mobai_vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
 #else
-    mobai_vf v = {0};
+    float t[MOBAI_VL] = {0};
     for (int i = 0; i < MOBAI_VL; i++)
-        if (i < n) v[i] = p[i];
-    return v;
+        if (i < n) memcpy(t + i, (const unsigned char *)p + 4 * i, sizeof(float));
+    return mobai_v_load(t);
 #endif
 }
-MOBAI_INLINE void mobai_v_store_n(float *p, mobai_vf v, int64_t n) {
+MOBAI_INLINE void mobai_v_store_n(void *p, mobai_vf v, int64_t n) {
 #if MOBAI_TIER >= 2
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), (__m512)v);
 #else
+    float t[MOBAI_VL];
+    mobai_v_store(t, v);
     for (int i = 0; i < MOBAI_VL; i++)
-        if (i < n) p[i] = v[i];
+        if (i < n) memcpy((unsigned char *)p + 4 * i, t + i, sizeof(float));
 #endif
 }
 
@@ -143,7 +146,8 @@ MOBAI_INLINE void mobai_v_transpose(mobai_vf t[MOBAI_VL]) {
             u[2 * i + 1] = __builtin_shufflevector(t[i], t[i + MOBAI_VL / 2], MOBAI_ZIP_HIGH);
         }
         MOBAI_UNROLL
-        for (int i = 0; i < MOBAI_VL; i++) t[i] = u[i];
+        for (int i = 0; i < MOBAI_VL; i++)
+            t[i] = u[i];
     }
 }
 
@@ -154,7 +158,8 @@ MOBAI_INLINE float mobai_v_sum(mobai_vf v) {
     MOBAI_UNROLL
     for (int h = MOBAI_VL / 2; h > 0; h /= 2) {
         MOBAI_UNROLL
-        for (int i = 0; i < h; i++) t[i] += t[i + h];
+        for (int i = 0; i < h; i++)
+            t[i] += t[i + h];
     }
     return t[0];
 }
@@ -167,7 +172,8 @@ MOBAI_INLINE float mobai_v_hmax(mobai_vf v) {
     MOBAI_UNROLL
     for (int h = MOBAI_VL / 2; h > 0; h /= 2) {
         MOBAI_UNROLL
-        for (int i = 0; i < h; i++) t[i] = t[i] > t[i + h] ? t[i] : t[i + h];
+        for (int i = 0; i < h; i++)
+            t[i] = t[i] > t[i + h] ? t[i] : t[i + h];
     }
     return t[0];
 #endif
@@ -191,8 +197,8 @@ MOBAI_INLINE mobai_vf mobai_v_exp2(mobai_vf x) {
     mobai_vi exponent = ((mobai_vi)shifted - (mobai_vi)round + 127) << 23;
     mobai_vf r = p * (mobai_vf)exponent;
 #if MOBAI_TIER >= 2
-    return (mobai_vf)_mm512_mask_mov_ps(
-        (__m512)r, _mm512_cmp_ps_mask((__m512)x, (__m512)lowest, _CMP_LT_OQ), _mm512_setzero_ps());
+    return (mobai_vf)_mm512_mask_mov_ps((__m512)r, _mm512_cmp_ps_mask((__m512)x, (__m512)lowest, _CMP_LT_OQ),
+                                        _mm512_setzero_ps());
 #else
     return (mobai_vf)((mobai_vi)r & ~(x < lowest));
 #endif
@@ -208,7 +214,8 @@ MOBAI_INLINE mobai_vf mobai_v_widen(mobai_vh h, moba_dtype dtype) {
     return (mobai_vf)_mm256_cvtph_ps((__m128i)h);
 #else
     mobai_vf v;
-    for (int i = 0; i < MOBAI_VL; i++) v[i] = mobai_f32_from_f16(h[i]);
+    for (int i = 0; i < MOBAI_VL; i++)
+        v[i] = mobai_f32_from_f16(h[i]);
     return v;
 #endif
 }
@@ -227,21 +234,22 @@ MOBAI_INLINE mobai_vh mobai_v_narrow(mobai_vf v, moba_dtype dtype) {
     return (mobai_vh)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
     mobai_vh h;
-    for (int i = 0; i < MOBAI_VL; i++) h[i] = mobai_f16_from_f32(v[i]);
+    for (int i = 0; i < MOBAI_VL; i++)
+        h[i] = mobai_f16_from_f32(v[i]);
     return h;
 #endif
 }
 
 /** MOBAI_VL elements of `dtype` at p as floats, and back. */
 MOBAI_INLINE mobai_vf mobai_v_load_as(const void *p, moba_dtype dtype) {
-    if (dtype == MOBA_F32) return mobai_v_load((const float *)p);
+    if (dtype == MOBA_F32) return mobai_v_load(p);
     mobai_vh h;
     memcpy(&h, p, sizeof h);
     return mobai_v_widen(h, dtype);
 }
 MOBAI_INLINE void mobai_v_store_as(void *p, mobai_vf v, moba_dtype dtype) {
     if (dtype == MOBA_F32) {
-        mobai_v_store((float *)p, v);
+        mobai_v_store(p, v);
         return;
     }
     mobai_vh h = mobai_v_narrow(v, dtype);
@@ -250,31 +258,34 @@ MOBAI_INLINE void mobai_v_store_as(void *p, mobai_vf v, moba_dtype dtype) {
 
 /** The same for the first n (0..MOBAI_VL) elements; the other lanes are zero, their memory is not touched. */
 MOBAI_INLINE mobai_vf mobai_v_load_as_n(const void *p, moba_dtype dtype, int64_t n) {
-    if (dtype == MOBA_F32) return mobai_v_load_n((const float *)p, n);
+    if (dtype == MOBA_F32) return mobai_v_load_n(p, n);
 #if MOBAI_TIER >= 2
     mobai_vh h = (mobai_vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1u), p);
 #else
     mobai_vh h = {0};
     const unsigned char *from = (const unsigned char *)p;
     unsigned char *to = (unsigned char *)&h;
-    for (int64_t i = 0; i < 2 * n && i < 2 * MOBAI_VL; i++) to[i] = from[i];
+    for (int64_t i = 0; i < 2 * n && i < 2 * MOBAI_VL; i++)
+        to[i] = from[i];
 #endif
     return mobai_v_widen(h, dtype);
 }
 MOBAI_INLINE void mobai_v_store_as_n(void *p, mobai_vf v, moba_dtype dtype, int64_t n) {
     if (dtype == MOBA_F32) {
-        mobai_v_store_n((float *)p, v, n);
+        mobai_v_store_n(p, v, n);
         return;
     }
     mobai_vh h = mobai_v_narrow(v, dtype);
     const unsigned char *from = (const unsigned char *)&h;
     unsigned char *to = (unsigned char *)p;
-    for (int64_t i = 0; i < 2 * n && i < 2 * MOBAI_VL; i++) to[i] = from[i];
+    for (int64_t i = 0; i < 2 * n && i < 2 * MOBAI_VL; i++)
+        to[i] = from[i];
 }
 
 /** Asks for the cache lines of `bytes` bytes at p; any address will do. */
 MOBAI_INLINE void mobai_prefetch(const void *p, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const unsigned char *)p + i);
+    for (int64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const unsigned char *)p + i);
 }
 
 /** dst[0..n) = row of n elements of `dtype`; dst[n..padded) = 0. dst may be any address. */
@@ -282,9 +293,11 @@ MOBAI_INLINE void mobai_row_load(float *dst, const void *src, moba_dtype dtype, 
     const unsigned char *p = (const unsigned char *)src;
     const int64_t bytes = dtype == MOBA_F32 ? 4 : 2;
     int64_t i = 0;
-    for (; i + MOBAI_VL <= n; i += MOBAI_VL) mobai_v_store(dst + i, mobai_v_load_as(p + i * bytes, dtype));
+    for (; i + MOBAI_VL <= n; i += MOBAI_VL)
+        mobai_v_store(dst + i, mobai_v_load_as(p + i * bytes, dtype));
     if (i < n) mobai_v_store_n(dst + i, mobai_v_load_as_n(p + i * bytes, dtype, n - i), n - i);
-    for (i = n; i < padded; i++) dst[i] = 0.0f;
+    for (i = n; i < padded; i++)
+        dst[i] = 0.0f;
 }
 
 /** Row of n elements of `dtype` = src[0..n), rounded once. */
@@ -292,7 +305,8 @@ MOBAI_INLINE void mobai_row_store(void *dst, const float *src, moba_dtype dtype,
     unsigned char *p = (unsigned char *)dst;
     const int64_t bytes = dtype == MOBA_F32 ? 4 : 2;
     int64_t i = 0;
-    for (; i + MOBAI_VL <= n; i += MOBAI_VL) mobai_v_store_as(p + i * bytes, mobai_v_load(src + i), dtype);
+    for (; i + MOBAI_VL <= n; i += MOBAI_VL)
+        mobai_v_store_as(p + i * bytes, mobai_v_load(src + i), dtype);
     if (i < n) mobai_v_store_as_n(p + i * bytes, mobai_v_load_n(src + i, n - i), dtype, n - i);
 }
 

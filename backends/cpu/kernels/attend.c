@@ -8,8 +8,8 @@
  *     gathered Q (rows x d)  K^T  ->  S,   softmax,   P (rows x keys)  V  ->  += O of the range, in scratch
  *
  * with the online softmax: a row keeps its running maximum m and sum l, and O is rescaled when m rises. A range is as
- * long as it takes for a visit to find enough rows to pay for the packing. A row meets its blocks in ascending order and
- * each sum runs in key order, so its result does not depend on ranges, tiles or threads.
+ * long as it takes for a visit to find enough rows to pay for the packing. A row meets its blocks in ascending order
+ * and each sum runs in key order, so its result does not depend on ranges, tiles or threads.
  *
  * Scores stay unscaled; softmax_scale * log2(e) enters with the exponential, 2^(c s - m). A negative scale flips Q.
  */
@@ -20,11 +20,11 @@
 #include "backends/cpu/kernels/sequence.h"
 
 enum {
-    KEY_TILE = 128,       /* keys packed at a time: the two panels of K^T or V of d = 128 fill L1 one after the other */
-    ROW_TILE = 96,        /* gathered rows at a time: a multiple of the register tile */
-    VISIT_ROWS = 256,     /* rows a visit of a block should find; packing then takes about 5 % */
+    KEY_TILE = 128,   /* keys packed at a time: the two panels of K^T or V of d = 128 fill L1 one after the other */
+    ROW_TILE = 96,    /* gathered rows at a time: a multiple of the register tile */
+    VISIT_ROWS = 256, /* rows a visit of a block should find; packing then takes about 5 % */
     MAX_RANGE_ROWS = 8192, /* bounds O in scratch */
-    GATHER_AHEAD = 8, /* rows of Q asked for before they are copied */
+    GATHER_AHEAD = 8,      /* rows of Q asked for before they are copied */
     MIN_RANGE_ROWS = 64,
     DENSE_RANGE_ROWS = 2048,
     TASKS_PER_THREAD = 6 /* for balance: the first rows of a causal sequence have fewer blocks */
@@ -68,8 +68,8 @@ static int64_t padded_head_dim(int64_t head_dim) { return (head_dim + MOBAI_VL -
 
 static size_t fixed_bytes(int64_t head_dim) {
     const int64_t weights = sizeof(operand) == sizeof(float) ? 0 : ROW_TILE * KEY_TILE;
-    const int64_t operands = KEY_TILE * head_dim + KEY_TILE * mobai_gemm_padded(head_dim) +
-                             ROW_TILE * padded_head_dim(head_dim) + weights;
+    const int64_t operands =
+        KEY_TILE * head_dim + KEY_TILE * mobai_gemm_padded(head_dim) + ROW_TILE * padded_head_dim(head_dim) + weights;
     return (size_t)operands * sizeof(operand) + ROW_TILE * KEY_TILE * sizeof(float);
 }
 
@@ -148,21 +148,25 @@ static void compute_scores(const visit *v, int64_t n, const int32_t *limit) {
             const int64_t width = mobai_min64(limit[i + rows - 1] - j, MOBAI_GEMM_PANEL);
             if (width <= 0) continue;
             float *at[MOBAI_GEMM_MR];
-            for (int64_t r = 0; r < rows; r++) at[r] = v->w->scores + (i + r) * KEY_TILE + j;
-            operand_tile(rows, width, d, v->w->rows + i * v->job->d_padded, v->job->d_padded, v->w->keys + j * d, at, NULL);
+            for (int64_t r = 0; r < rows; r++)
+                at[r] = v->w->scores + (i + r) * KEY_TILE + j;
+            operand_tile(rows, width, d, v->w->rows + i * v->job->d_padded, v->job->d_padded, v->w->keys + j * d, at,
+                         NULL);
         }
     }
 }
 
 static mobai_vi lanes(void) {
     mobai_vi lane;
-    for (int i = 0; i < MOBAI_VL; i++) lane[i] = i;
+    for (int i = 0; i < MOBAI_VL; i++)
+        lane[i] = i;
     return lane;
 }
 
 /**
  * S to P = 2^(scale S - m), with m the row's new maximum; l grows by the row's sum; alpha[i] is what the row's
- * earlier O and l are worth under the new maximum. Columns past the row's limit become 0 up to that of its register tile.
+ * earlier O and l are worth under the new maximum. Columns past the row's limit become 0 up to that of its register
+ * tile.
  */
 static void softmax(const visit *v, int64_t n, const int32_t *limit, float *const *m, float *const *l, float *alpha) {
     const float scale = v->job->scale;
@@ -173,7 +177,8 @@ static void softmax(const visit *v, int64_t n, const int32_t *limit, float *cons
         float *s = v->w->scores + i * KEY_TILE;
         mobai_vf highest = nothing;
         const int64_t whole = limit[i] / MOBAI_VL * MOBAI_VL;
-        for (int64_t j = 0; j < whole; j += MOBAI_VL) highest = mobai_v_max(highest, mobai_v_load(s + j));
+        for (int64_t j = 0; j < whole; j += MOBAI_VL)
+            highest = mobai_v_max(highest, mobai_v_load(s + j));
         if (whole < limit[i]) {
             mobai_vf last = mobai_v_select(lane < (int32_t)(limit[i] - whole), mobai_v_load(s + whole), nothing);
             mobai_v_store(s + whole, last);
@@ -200,7 +205,8 @@ static void softmax(const visit *v, int64_t n, const int32_t *limit, float *cons
             operand_store(weights + j, p);
             sum += p;
         }
-        for (; j < limit[last_row]; j += MOBAI_VL) operand_store(weights + j, (mobai_vf){0});
+        for (; j < limit[last_row]; j += MOBAI_VL)
+            operand_store(weights + j, (mobai_vf){0});
         *l[i] = *l[i] * alpha[i] + mobai_v_sum(sum);
     }
 }
@@ -215,9 +221,12 @@ static void add_values(const visit *v, int64_t n, const int32_t *limit, float *c
             const int64_t rows = mobai_min64(n - i, MOBAI_GEMM_MR);
             const operand *p = v->w->weights + i * KEY_TILE;
             float *at[MOBAI_GEMM_MR];
-            for (int64_t r = 0; r < rows; r++) at[r] = o[i + r] + j;
-            if (v->values_finite) operand_tile(rows, width, limit[i + rows - 1], p, KEY_TILE, b, at, alpha + i);
-            else operand_tile_exact(width, limit[i], p, b, at, alpha + i);
+            for (int64_t r = 0; r < rows; r++)
+                at[r] = o[i + r] + j;
+            if (v->values_finite)
+                operand_tile(rows, width, limit[i + rows - 1], p, KEY_TILE, b, at, alpha + i);
+            else
+                operand_tile_exact(width, limit[i], p, b, at, alpha + i);
         }
     }
 }
@@ -239,8 +248,10 @@ static void attend_rows(const visit *v, int64_t x, int64_t n) {
 static int64_t lower_bound(const uint32_t *list, int64_t lo, int64_t hi, int64_t row) {
     while (lo < hi) {
         const int64_t middle = lo + (hi - lo) / 2;
-        if (list[middle] < row) lo = middle + 1;
-        else hi = middle;
+        if (list[middle] < row)
+            lo = middle + 1;
+        else
+            hi = middle;
     }
     return lo;
 }
@@ -257,26 +268,29 @@ static void attend_block(visit *v, int64_t begin, int64_t end, int64_t x0, int64
         v->values_finite = true;
         if (a->causal) {
             /* Rows whose position is before the tile see none of it. */
-            const int64_t row = (v->sequence.q.begin + key - mobai_cpu_position(&v->sequence, v->sequence.q.begin)) * a->group;
+            const int64_t row =
+                (v->sequence.q.begin + key - mobai_cpu_position(&v->sequence, v->sequence.q.begin)) * a->group;
             x0 = v->list != NULL ? lower_bound(v->list, x0, x1, row) : mobai_max64(x0, row);
             if (x0 >= x1) return;
         }
         const int64_t storage = v->sequence.k.begin + key;
-        operand_pack_keys(v->w->keys, mobai_cpu_k_row(a, &a->k, storage, v->g), a->k.token_stride * bytes, dtype, v->n_keys,
-                          a->head_dim);
+        operand_pack_keys(v->w->keys, mobai_cpu_k_row(a, &a->k, storage, v->g), a->k.token_stride * bytes, dtype,
+                          v->n_keys, a->head_dim);
         operand_pack_values(v->w->values, mobai_cpu_k_row(a, &a->v, storage, v->g), a->v.token_stride * bytes, dtype,
                             v->n_keys, a->head_dim);
         if (a->causal)
-            v->values_finite = operand_all_finite(v->w->values,
-                                                  operand_packed_keys(v->n_keys) * mobai_gemm_padded(a->head_dim));
-        for (int64_t x = x0; x < x1; x += ROW_TILE) attend_rows(v, x, mobai_min64(ROW_TILE, x1 - x));
+            v->values_finite =
+                operand_all_finite(v->w->values, operand_packed_keys(v->n_keys) * mobai_gemm_padded(a->head_dim));
+        for (int64_t x = x0; x < x1; x += ROW_TILE)
+            attend_rows(v, x, mobai_min64(ROW_TILE, x1 - x));
     }
 }
 
 static void clear(const attend_job *job, const workspace *w, int64_t n_rows) {
     memset(w->o, 0, (size_t)(n_rows * job->d_padded) * sizeof(float));
     memset(w->l, 0, (size_t)n_rows * sizeof(float));
-    for (int64_t i = 0; i < n_rows; i++) w->m[i] = -INFINITY;
+    for (int64_t i = 0; i < n_rows; i++)
+        w->m[i] = -INFINITY;
 }
 
 static void normalise(float *o, float l, int64_t d_padded) {
@@ -285,7 +299,8 @@ static void normalise(float *o, float l, int64_t d_padded) {
         return;
     }
     const mobai_vf sum = mobai_v_set1(l);
-    for (int64_t c = 0; c < d_padded; c += MOBAI_VL) mobai_v_store(o + c, mobai_v_load(o + c) / sum);
+    for (int64_t c = 0; c < d_padded; c += MOBAI_VL)
+        mobai_v_store(o + c, mobai_v_load(o + c) / sum);
 }
 
 /** Writes the partials of the rows at list positions [x0, x1), whose accumulators are 0 .. x1 - x0. */
@@ -362,7 +377,8 @@ static void attend_range(void *context, int64_t task, int32_t thread) {
     if (!job->partials) clear(job, &w, (end - begin) * a->group);
     /* Rows that illegal cu_seqlens give to several sequences belong to the first, as in the index stage. */
     int64_t next = begin;
-    for (int64_t b = mobai_cpu_sequence_past(cu_q, a->seqlen_q, a->total_q, a->batch, begin); b < a->batch && next < end; b++) {
+    for (int64_t b = mobai_cpu_sequence_past(cu_q, a->seqlen_q, a->total_q, a->batch, begin);
+         b < a->batch && next < end; b++) {
         const mobai_rows rows = mobai_seq_rows(cu_q, a->seqlen_q, a->total_q, b);
         if (rows.begin >= end) break;
         const int64_t last = mobai_min64(rows.end, end);

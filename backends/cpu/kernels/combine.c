@@ -24,10 +24,12 @@ static void combine_row(const mobai_stage_args *a, int64_t pick, int64_t t, int6
         if (ml[2 * i + 1] == 0.0f) continue;
         const float weight = exp2f(ml[2 * i] - highest) * ml[2 * i + 1];
         sum += weight;
-        for (int32_t c = 0; c < a->head_dim; c++) o[c] += weight * partials[(int64_t)i * a->head_dim + c];
+        for (int32_t c = 0; c < a->head_dim; c++)
+            o[c] += weight * partials[(int64_t)i * a->head_dim + c];
     }
     if (sum != 0.0f)
-        for (int32_t c = 0; c < a->head_dim; c++) o[c] /= sum;
+        for (int32_t c = 0; c < a->head_dim; c++)
+            o[c] /= sum;
     mobai_row_store(mobai_cpu_row(a, &a->o, a->seqlen_q, t, head), o, (moba_dtype)a->dtype, a->head_dim);
     if (lse != NULL) lse[head * a->total_q + t] = sum == 0.0f ? -INFINITY : highest * ln2 + logf(sum);
 }
@@ -41,7 +43,8 @@ static void combine_queries(void *context, int64_t task, int32_t thread) {
     for (int64_t g = a->kv_head_begin; g < a->kv_head_end; g++) {
         int64_t pick = ((g - a->kv_head_begin) * n_queries + begin - a->query_begin) * a->group * a->top_k;
         for (int64_t t = begin; t < end; t++)
-            for (int32_t h = 0; h < a->group; h++, pick += a->top_k) combine_row(a, pick, t, g * a->group + h);
+            for (int32_t h = 0; h < a->group; h++, pick += a->top_k)
+                combine_row(a, pick, t, g * a->group + h);
     }
 }
 

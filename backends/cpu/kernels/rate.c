@@ -19,9 +19,12 @@ static double seconds(void) {
 
 double MOBAI_ISA_FN(mobai_cpu_rate)(void) {
     float a[ROWS * DEPTH], b[DEPTH * COLUMNS], c[ROWS * COLUMNS];
-    for (int i = 0; i < ROWS * DEPTH; i++) a[i] = 0.5f;
-    for (int i = 0; i < DEPTH * COLUMNS; i++) b[i] = 0.25f;
-    for (int i = 0; i < ROWS * COLUMNS; i++) c[i] = 0.0f;
+    for (int i = 0; i < ROWS * DEPTH; i++)
+        a[i] = 0.5f;
+    for (int i = 0; i < DEPTH * COLUMNS; i++)
+        b[i] = 0.25f;
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        c[i] = 0.0f;
     double best = 1.0;
     for (int i = 0; i < TRIES; i++) {
         const double begin = seconds();
