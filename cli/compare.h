@@ -36,7 +36,7 @@ void mobai_measurement_free(mobai_measurement *measurement);
 
 /** Runs of one backend on one device by one version with as many threads, from one file. */
 typedef struct mobai_series {
-    const mobai_measurement *first;    /* for what its measurements share */
+    mobai_measurement first;           /* for what its measurements share; a copy that owns nothing */
     char label[40];                    /* "[1] cuda": printable, and without characters special to HTML or gnuplot */
     double copy_gbytes, matrix_tflops; /* of the first line that has them */
     size_t n_unverified;

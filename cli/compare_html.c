@@ -159,19 +159,18 @@ static void put_series(const page *page) {
           out);
     for (size_t i = 0; i < page->comparison->n_series; i++) {
         const mobai_series *series = &page->comparison->series[i];
-        const char *const texts[] = {series->label, series->first->device, series->first->driver,
-                                     series->first->version};
+        const char *const texts[] = {series->label, series->first.device, series->first.driver, series->first.version};
         fputs("<tr>", out);
         for (size_t t = 0; t < sizeof texts / sizeof texts[0]; t++) {
             fputs("<td>", out);
             put_text(out, texts[t]);
             fputs("</td>", out);
         }
-        fprintf(out, "<td class=\"n\">%" PRId64 "</td>", series->first->threads);
+        fprintf(out, "<td class=\"n\">%" PRId64 "</td>", series->first.threads);
         put_cell(out, mobai_number_text(series->copy_gbytes, number));
         put_cell(out, mobai_number_text(series->matrix_tflops, number));
         fprintf(out, "<td class=\"n\">%zu</td><td>", series->n_unverified);
-        put_path(out, series->first->file);
+        put_path(out, series->first.file);
         fputs("</td></tr>\n", out);
     }
     fputs("</table></div>\n", out);

@@ -27,19 +27,20 @@ static void plain_text(char *out, size_t capacity, const char *text) {
 }
 
 static bool make_series(mobai_comparison *comparison) {
+    comparison->n_series = 0;
     comparison->series = calloc(comparison->n, sizeof *comparison->series);
     if (comparison->series == NULL) return false;
     for (size_t i = 0; i < comparison->n; i++) {
         mobai_measurement *m = &comparison->at[i];
         m->series = 0;
-        while (m->series < comparison->n_series && !same_series(m, comparison->series[m->series].first))
+        while (m->series < comparison->n_series && !same_series(m, &comparison->series[m->series].first))
             m->series++;
         mobai_series *series = &comparison->series[m->series];
         if (m->series == comparison->n_series) {
             comparison->n_series++;
             char backend[24];
             plain_text(backend, sizeof backend, m->backend);
-            *series = (mobai_series){.first = m, .copy_gbytes = NAN, .matrix_tflops = NAN};
+            *series = (mobai_series){.first = *m, .copy_gbytes = NAN, .matrix_tflops = NAN};
             snprintf(series->label, sizeof series->label, "[%zu] %s", comparison->n_series, backend);
         }
         if (isnan(series->copy_gbytes)) series->copy_gbytes = m->copy_gbytes;
@@ -98,13 +99,13 @@ static const mobai_measurement *find_base(const mobai_measurement *m, const moba
 
 static bool names_backend(const mobai_comparison *comparison, const char *base) {
     for (size_t i = 0; i < comparison->n_series; i++)
-        if (strcmp(comparison->series[i].first->backend, base) == 0) return true;
+        if (strcmp(comparison->series[i].first.backend, base) == 0) return true;
     return false;
 }
 
 static bool names_file(const mobai_comparison *comparison, const char *base) {
     for (size_t i = 0; i < comparison->n_series; i++)
-        if (strcmp(comparison->series[i].first->file, base) == 0) return true;
+        if (strcmp(comparison->series[i].first.file, base) == 0) return true;
     return false;
 }
 
@@ -123,10 +124,7 @@ static void compare_with_base(mobai_comparison *comparison, bool is_backend) {
 
 int mobai_comparison_join(mobai_comparison *comparison, const char *base) {
     if (!make_series(comparison)) return mobai_cli_error(MOBAI_EXIT_FAILED, "out of memory");
-    /* Sorting moves the measurements, and with them what `first` points at. */
     qsort(comparison->at, comparison->n, sizeof *comparison->at, by_problem);
-    for (size_t i = comparison->n; i-- > 0;)
-        comparison->series[comparison->at[i].series].first = &comparison->at[i];
     if (base == NULL) return MOBAI_EXIT_OK;
     comparison->base = base;
     const bool is_backend = names_backend(comparison, base);

@@ -16,7 +16,7 @@ static void print_series(const mobai_comparison *comparison) {
     char text[160], number[32];
     for (size_t i = 0; i < comparison->n_series; i++) {
         const mobai_series *series = &comparison->series[i];
-        const mobai_measurement *m = series->first;
+        const mobai_measurement *m = &series->first;
         printf("%s: %s", series->label, printable(text, sizeof text, m->device));
         printf(", %s", printable(text, sizeof text, m->driver));
         printf(", moba %s", printable(text, sizeof text, m->version));
