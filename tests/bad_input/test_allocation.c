@@ -86,7 +86,8 @@ static int n_bad;
 
 static void complain(const char *what, moba_status status) {
     n_bad++;
-    fprintf(stderr, "refused allocation %ld: %s: %s: \"%s\"\n", fail_at, what, moba_status_name(status), moba_last_error());
+    fprintf(stderr, "refused allocation %ld: %s: %s: \"%s\"\n", fail_at, what, moba_status_name(status),
+            moba_last_error());
 }
 
 /* True when the scenario may go on. A failure must be OUT_OF_MEMORY with a sentence, and only when one was provoked. */
@@ -105,7 +106,8 @@ static bool run(moba_context *context, const moba_plan *plan, const moba_buffer 
     moba_stream stream = {NULL};
     static const int32_t cu[] = {0, 50, ROWS};
     bool ok = fine("write", moba_buffer_write(context, stream, b[11], cu, sizeof cu));
-    for (int i = 0; i < 3 && ok; i++) ok = fine("fill", moba_buffer_fill(context, stream, b[i], 0, bytes[i]));
+    for (int i = 0; i < 3 && ok; i++)
+        ok = fine("fill", moba_buffer_fill(context, stream, b[i], 0, bytes[i]));
     moba_forward_args f = MOBA_FORWARD_ARGS_INIT;
     f.in.q = tensor(b[0], HEADS);
     f.in.k = tensor(b[1], KV_HEADS);
@@ -154,10 +156,13 @@ static bool buffers_and_run(moba_context *context, const moba_plan *plan) {
     size_t bytes[N_BUFFERS] = {q, k, k, w, q, ROWS * HEADS * 4, ROWS * HEADS * TOP_K * 4, q, k, k, w, 12, 0, 0, 1};
     moba_buffer b[N_BUFFERS];
     memset(b, 0, sizeof b);
-    bool ok = fine("saved", moba_plan_saved(plan, &bytes[12])) && fine("workspace", moba_plan_workspace(plan, &bytes[13]));
-    for (int i = 0; i < N_BUFFERS && ok; i++) ok = fine("moba_buffer_create", moba_buffer_create(context, bytes[i], &b[i]));
+    bool ok =
+        fine("saved", moba_plan_saved(plan, &bytes[12])) && fine("workspace", moba_plan_workspace(plan, &bytes[13]));
+    for (int i = 0; i < N_BUFFERS && ok; i++)
+        ok = fine("moba_buffer_create", moba_buffer_create(context, bytes[i], &b[i]));
     ok = ok && run(context, plan, b, bytes);
-    for (int i = 0; i < N_BUFFERS; i++) moba_buffer_destroy(context, b[i]);
+    for (int i = 0; i < N_BUFFERS; i++)
+        moba_buffer_destroy(context, b[i]);
     return ok;
 }
 
@@ -240,6 +245,7 @@ int main(void) {
     with_advice = true;
     if (!scenario()) return 1;
     refuse_in_turn(41);
-    printf("%ld allocations and threads refused in turn, %ld of them failed a call, %d complaints\n", tried, failed, n_bad);
+    printf("%ld allocations and threads refused in turn, %ld of them failed a call, %d complaints\n", tried, failed,
+           n_bad);
     return n_bad > 0 || tried < 10 || failed < 5;
 }

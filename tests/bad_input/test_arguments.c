@@ -35,7 +35,8 @@ typedef struct judge {
 static void expect(const judge *j, moba_status got, moba_status status, const char *what, const char *part) {
     const char *sentence = moba_last_error();
     if (got != status)
-        th_fail(j->session, j->e->c, "%s: %s, expected %s (%s)", what, moba_status_name(got), moba_status_name(status), sentence);
+        th_fail(j->session, j->e->c, "%s: %s, expected %s (%s)", what, moba_status_name(got), moba_status_name(status),
+                sentence);
     else if (strstr(sentence, part) == NULL)
         th_fail(j->session, j->e->c, "%s: the sentence \"%s\" lacks \"%s\"", what, sentence, part);
 }
@@ -43,7 +44,8 @@ static void expect(const judge *j, moba_status got, moba_status status, const ch
 enum { FORWARD = 1, ATTEND = 2, ROUTE = 4, BACKWARD = 8, ALL = 15, WITH_V = 11 };
 
 /* The runs in `which`, each expected to fail alike. */
-static void expect_runs(const judge *j, const calls *c, unsigned which, moba_status status, const char *what, const char *part) {
+static void expect_runs(const judge *j, const calls *c, unsigned which, moba_status status, const char *what,
+                        const char *part) {
     const moba_plan *plan = j->e->plan;
     if (which & FORWARD) expect(j, moba_forward(plan, stream, &c->forward), status, what, part);
     if (which & ATTEND) expect(j, moba_attend(plan, stream, &c->attend), status, what, part);
@@ -94,7 +96,8 @@ static void missing_buffers(judge j) {
     CALL(c.backward.dk.buffer = NONE, BACKWARD, BAD, "dk is none");
     CALL(c.backward.dv.buffer = NONE, BACKWARD, BAD, "dv is none");
     CALL(c.backward.dkconv_weight = NONE, BACKWARD, BAD, "dkconv_weight is none");
-    CALL((c.forward.workspace = c.attend.workspace = c.route.workspace = c.backward.workspace = NONE), ALL, SMALL, "workspace");
+    CALL((c.forward.workspace = c.attend.workspace = c.route.workspace = c.backward.workspace = NONE), ALL, SMALL,
+         "workspace");
 }
 
 static void misaligned_buffers(judge j) {
@@ -223,9 +226,12 @@ static void buffers(judge j) {
     expect(&j, moba_buffer_create(context, 0, &b), BAD, "0 bytes", "bytes is 0");
     expect(&j, moba_buffer_create(context, 1, NULL), BAD, "no out", "NULL");
     expect(&j, moba_buffer_create(NULL, 1, &b), BAD, "no context", "NULL");
-    expect(&j, moba_buffer_create(context, SIZE_MAX, &b), MOBA_ERROR_OUT_OF_MEMORY, "SIZE_MAX bytes", "18446744073709551615");
-    expect(&j, moba_buffer_create(context, SIZE_MAX - 300, &b), MOBA_ERROR_OUT_OF_MEMORY, "nearly SIZE_MAX bytes", "bytes");
-    expect(&j, moba_buffer_create(context, (size_t)1 << 62, &b), MOBA_ERROR_OUT_OF_MEMORY, "2^62 bytes", "4611686018427387904");
+    expect(&j, moba_buffer_create(context, SIZE_MAX, &b), MOBA_ERROR_OUT_OF_MEMORY, "SIZE_MAX bytes",
+           "18446744073709551615");
+    expect(&j, moba_buffer_create(context, SIZE_MAX - 300, &b), MOBA_ERROR_OUT_OF_MEMORY, "nearly SIZE_MAX bytes",
+           "bytes");
+    expect(&j, moba_buffer_create(context, (size_t)1 << 62, &b), MOBA_ERROR_OUT_OF_MEMORY, "2^62 bytes",
+           "4611686018427387904");
     expect(&j, moba_buffer_write(context, stream, NONE, &byte, 1), BAD, "write to none", "NULL");
     expect(&j, moba_buffer_write(context, stream, j.e->q.base, NULL, 1), BAD, "write from NULL", "NULL");
     expect(&j, moba_buffer_read(context, stream, NONE, &byte, 1), BAD, "read of none", "NULL");
@@ -239,7 +245,8 @@ static void buffers(judge j) {
     if (strcmp(j.session->backend, "cpu") == 0) { /* elsewhere a wild handle may bring the driver down */
         moba_forward_args foreign = th_forward_args(j.e);
         moba_stream other = {&foreign};
-        expect(&j, moba_forward(j.e->plan, other, &foreign), MOBA_ERROR_WRONG_CONTEXT, "a foreign stream", "another context");
+        expect(&j, moba_forward(j.e->plan, other, &foreign), MOBA_ERROR_WRONG_CONTEXT, "a foreign stream",
+               "another context");
     }
     expect(&j, moba_stream_synchronize(NULL, stream), BAD, "no context", "NULL");
     expect(&j, moba_stream_create(context, NULL), BAD, "no out", "NULL");
@@ -273,10 +280,14 @@ Test(arguments, buffers_streams_events) { with_session(packed, buffers); }
 
 static int32_t wild(th_random *r, int32_t reasonable) {
     switch (th_integer(r, 0, 5)) {
-    case 0: return INT32_MIN;
-    case 1: return INT32_MAX;
-    case 2: return -1;
-    default: return (int32_t)th_integer(r, 0, reasonable);
+    case 0:
+        return INT32_MIN;
+    case 1:
+        return INT32_MAX;
+    case 2:
+        return -1;
+    default:
+        return (int32_t)th_integer(r, 0, reasonable);
     }
 }
 
@@ -290,7 +301,8 @@ static void run_wild(const th_session *session, th_case *c, th_random *r, bool s
         c->cu_k[b] = wild(r, (int32_t)s->total_k);
     }
     int32_t *selection = th_allocate((size_t)th_selection_elements(c), sizeof *selection);
-    for (int64_t i = 0; i < th_selection_elements(c); i++) selection[i] = wild(r, 8);
+    for (int64_t i = 0; i < th_selection_elements(c); i++)
+        selection[i] = wild(r, 8);
     th_exec *e = th_open(session, c, &p);
     if (e != NULL) {
         th_result result;
@@ -339,13 +351,15 @@ Test(data, validation_names_what_is_wrong) {
         th_ok(&sessions[i], c, moba_forward(good->plan, stream, &f), "good data");
         static const int32_t falling[] = {0, 59, 50};
         moba_buffer_write(good->context, stream, good->cu_k.data, falling, sizeof falling);
-        expect(&j, moba_forward(good->plan, stream, &f), MOBA_ERROR_INVALID_DATA, "falling lengths", "cu_seqlens_k[2] is 50");
+        expect(&j, moba_forward(good->plan, stream, &f), MOBA_ERROR_INVALID_DATA, "falling lengths",
+               "cu_seqlens_k[2] is 50");
         moba_buffer_write(good->context, stream, good->cu_k.data, c->cu_k, sizeof falling);
         moba_attend_args a = th_attend_args(good);
         static const int32_t ids[] = {0, 4, 0};
         moba_buffer_fill(good->context, stream, good->selection.data, 0xff, good->selection.bytes);
         moba_buffer_write(good->context, stream, good->selection.data, ids, sizeof ids);
-        expect(&j, moba_attend(good->plan, stream, &a), MOBA_ERROR_INVALID_DATA, "ids past the last block", "selection[0][0]");
+        expect(&j, moba_attend(good->plan, stream, &a), MOBA_ERROR_INVALID_DATA, "ids past the last block",
+               "selection[0][0]");
         th_close(good);
         th_case_free(c);
     }

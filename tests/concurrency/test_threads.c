@@ -12,7 +12,11 @@
 #include "moba/moba.h"
 
 enum { ROWS = 200, HEADS = 4, KV_HEADS = 2, DIM = 64, N_THREADS = 4, N_ROUNDS = 3 };
-enum { Q_BYTES = ROWS * HEADS * DIM * 4, K_BYTES = ROWS * KV_HEADS * DIM * 4, RESULT_BYTES = 2 * Q_BYTES + 2 * K_BYTES };
+enum {
+    Q_BYTES = ROWS * HEADS * DIM * 4,
+    K_BYTES = ROWS * KV_HEADS * DIM * 4,
+    RESULT_BYTES = 2 * Q_BYTES + 2 * K_BYTES
+};
 
 static const char *backend;
 static int n_bad; /* guarded by lock */
@@ -89,14 +93,19 @@ typedef struct shared {
 } shared;
 
 static shared make_shared(moba_context *context, const moba_plan *plan) {
-    shared s = {context, plan, input(context, Q_BYTES, 1), input(context, K_BYTES, 2), input(context, K_BYTES, 3),
+    shared s = {context,
+                plan,
+                input(context, Q_BYTES, 1),
+                input(context, K_BYTES, 2),
+                input(context, K_BYTES, 3),
                 input(context, Q_BYTES, 4)};
     return s;
 }
 
 static void free_shared(const shared *s) {
     moba_buffer all[] = {s->q, s->k, s->v, s->dout};
-    for (size_t i = 0; i < 4; i++) moba_buffer_destroy(s->context, all[i]);
+    for (size_t i = 0; i < 4; i++)
+        moba_buffer_destroy(s->context, all[i]);
 }
 
 /* Forward and backward with buffers of its own; `result` receives o, dq, dk, dv. */
@@ -127,7 +136,8 @@ static void run(const shared *s, unsigned char *result) {
     b.dv = view(output(s->context, K_BYTES), KV_HEADS);
     b.workspace = f.workspace;
     b.workspace_bytes = f.workspace_bytes;
-    if (ok(moba_forward(s->plan, stream, &f), "moba_forward") && ok(moba_backward(s->plan, stream, &b), "moba_backward") &&
+    if (ok(moba_forward(s->plan, stream, &f), "moba_forward") &&
+        ok(moba_backward(s->plan, stream, &b), "moba_backward") &&
         ok(moba_stream_synchronize(s->context, stream), "moba_stream_synchronize")) {
         const moba_buffer from[] = {f.o.buffer, b.dq.buffer, b.dk.buffer, b.dv.buffer};
         const size_t bytes[] = {Q_BYTES, Q_BYTES, K_BYTES, K_BYTES};
@@ -135,7 +145,8 @@ static void run(const shared *s, unsigned char *result) {
             ok(moba_buffer_read(s->context, stream, from[i], result + at, bytes[i]), "moba_buffer_read");
     }
     const moba_buffer all[] = {f.o.buffer, f.lse, f.saved, f.workspace, b.dq.buffer, b.dk.buffer, b.dv.buffer};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) moba_buffer_destroy(s->context, all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        moba_buffer_destroy(s->context, all[i]);
     moba_stream_destroy(s->context, stream);
 }
 
@@ -201,7 +212,8 @@ static void start(void *(*const *functions)(void *), worker *workers) {
     pthread_t threads[N_THREADS];
     for (int i = 0; i < N_THREADS; i++)
         if (pthread_create(&threads[i], NULL, functions[i], &workers[i]) != 0) abort();
-    for (int i = 0; i < N_THREADS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < N_THREADS; i++)
+        pthread_join(threads[i], NULL);
 }
 
 static void check_backend(void) {
@@ -216,7 +228,8 @@ static void check_backend(void) {
     if (expected == NULL) abort();
     run(&s, expected);
     worker workers[N_THREADS];
-    for (int i = 0; i < N_THREADS; i++) workers[i] = (worker){&s, expected, i};
+    for (int i = 0; i < N_THREADS; i++)
+        workers[i] = (worker){&s, expected, i};
     start(one_plan, workers);
     start(contexts, workers);
     start(mixed, workers);

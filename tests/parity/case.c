@@ -136,8 +136,8 @@ static void parse(th_case *c) {
     s->kconv_width = c->problem.kconv_width;
     s->causal = c->problem.causal != 0;
     s->dense = c->problem.dense != 0;
-    s->scale = c->problem.softmax_scale != 0 ? (double)c->problem.softmax_scale
-                                             : (double)(float)(1 / sqrt((double)head_dim));
+    s->scale =
+        c->problem.softmax_scale != 0 ? (double)c->problem.softmax_scale : (double)(float)(1 / sqrt((double)head_dim));
     c->problem.max_batch = s->batch;
     c->problem.max_total_q = s->total_q > 0 ? s->total_q : 1;
     c->problem.max_total_k = s->total_k > 0 ? s->total_k : 1;
@@ -148,7 +148,8 @@ static void parse(th_case *c) {
 /* -------------------------------------------------------------------------------------------------- data -- */
 
 static void normals(th_random *r, int dtype, double *x, int64_t n, double sigma) {
-    for (int64_t i = 0; i < n; i++) x[i] = ref_round(dtype, sigma * th_normal(r));
+    for (int64_t i = 0; i < n; i++)
+        x[i] = ref_round(dtype, sigma * th_normal(r));
 }
 
 /* Keys whose block means are small integers: a base vector for each block, plus pairs of deviations that cancel. */
@@ -160,7 +161,8 @@ static void integer_keys(th_case *c, th_random *r) {
             int64_t end = first + s->block_size < s->cu_k[b + 1] ? first + s->block_size : s->cu_k[b + 1];
             for (int64_t x = 0; x < width; x++) {
                 double base = (double)th_integer(r, -2, 2);
-                for (int64_t t = first; t < end; t++) c->k[t * width + x] = base;
+                for (int64_t t = first; t < end; t++)
+                    c->k[t * width + x] = base;
                 for (int64_t t = first; t + 1 < end; t += 2) {
                     double deviation = (double)th_integer(r, -1, 1);
                     c->k[t * width + x] += deviation;
@@ -194,18 +196,24 @@ void th_case_fill(th_case *c) {
     normals(&r, s->dtype, c->w, th_w_elements(c), 0.3);
     switch (c->fill) {
     case TH_NORMAL:
-    case TH_HUGE: break;
+    case TH_HUGE:
+        break;
     case TH_INTEGER:
-        for (int64_t i = 0; i < nq; i++) c->q[i] = (double)th_integer(&r, -2, 2);
+        for (int64_t i = 0; i < nq; i++)
+            c->q[i] = (double)th_integer(&r, -2, 2);
         integer_keys(c, &r);
         break;
     case TH_EQUAL: /* integers, so that the mean is exact over any number of keys */
-        for (int64_t i = 0; i < k_width && i < nk; i++) c->k[i] = (double)th_integer(&r, -3, 3);
-        for (int64_t i = k_width; i < nk; i++) c->k[i] = c->k[i - k_width];
+        for (int64_t i = 0; i < k_width && i < nk; i++)
+            c->k[i] = (double)th_integer(&r, -3, 3);
+        for (int64_t i = k_width; i < nk; i++)
+            c->k[i] = c->k[i - k_width];
         break;
     case TH_ZERO:
-        for (int64_t i = 0; i < nq; i++) c->q[i] = i % 2 == 0 ? 0.0 : -0.0;
-        for (int64_t i = 0; i < nk; i++) c->k[i] = i % 3 == 0 ? 0.0 : -0.0;
+        for (int64_t i = 0; i < nq; i++)
+            c->q[i] = i % 2 == 0 ? 0.0 : -0.0;
+        for (int64_t i = 0; i < nk; i++)
+            c->k[i] = i % 3 == 0 ? 0.0 : -0.0;
         break;
     case TH_VERY_NEGATIVE: /* integers, so that scores are exact however they are summed and only lse is rounded */
         for (int64_t i = 0; i < nq; i++) {
@@ -223,8 +231,12 @@ void th_case_fill(th_case *c) {
         for (int64_t i = 0; i < nk; i++)
             if (i / k_width % 3 == 0) c->k[i] = c->v[i] = 0;
         break;
-    case TH_NAN_KEYS: poison_keys(c, NAN); break;
-    case TH_INF_KEYS: poison_keys(c, INFINITY); break;
+    case TH_NAN_KEYS:
+        poison_keys(c, NAN);
+        break;
+    case TH_INF_KEYS:
+        poison_keys(c, INFINITY);
+        break;
     }
 }
 
@@ -264,13 +276,15 @@ th_case *th_case_new(const char *text, uint64_t seed) {
 void th_case_free(th_case *c) {
     if (c == NULL) return;
     void *owned[] = {c->cu_q, c->cu_k, c->q, c->k, c->v, c->w, c->dout, c->kprime, c->centroids, c->selection};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        free(owned[i]);
     free(c);
 }
 
 void th_random_selection(const th_case *c, th_random *r, int32_t *selection) {
     const ref_shape *s = &c->shape;
-    for (int64_t x = 0; x < th_selection_elements(c); x++) selection[x] = -1;
+    for (int64_t x = 0; x < th_selection_elements(c); x++)
+        selection[x] = -1;
     for (int64_t b = 0; b < s->batch; b++)
         for (int64_t i = 0; i < s->cu_q[b + 1] - s->cu_q[b]; i++)
             for (int h = 0; h < s->n_q_heads; h++) {

@@ -15,8 +15,8 @@ static const double output_tolerance[] = {2e-6, 5e-4, 4e-3};
 static const double gradient_tolerance[] = {1e-5, 1e-3, 6e-3};
 /* Beyond this |scaled score| only the elementwise rule applies. */
 static const double score_limit = 16;
-/* A Frobenius error is a statement about many rows: below this number of them, one cancellation in dP - delta decides it,
- * and the elementwise rule judges alone. */
+/* A Frobenius error is a statement about many rows: below this number of them, one cancellation in dP - delta decides
+ * it, and the elementwise rule judges alone. */
 static const int64_t least_rows = 64;
 
 /* ----------------------------------------------------------------------------------------------- expected -- */
@@ -94,14 +94,16 @@ th_expected *th_expect(const th_case *c, const int32_t *selection, bool gradient
         raise_to(&x->plain_dv, plain[4], x->dv, (int64_t)nk);
         raise_to(&x->plain_dw, plain[5], x->dw, (int64_t)nw);
     }
-    for (size_t i = 0; i < 6; i++) free(plain[i]);
+    for (size_t i = 0; i < 6; i++)
+        free(plain[i]);
     return x;
 }
 
 void th_expected_free(th_expected *x) {
     if (x == NULL) return;
     double *owned[] = {x->o, x->lse, x->dq, x->dk, x->dv, x->dw};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        free(owned[i]);
     free(x);
 }
 
@@ -144,16 +146,16 @@ static void check_tensor(const th_session *s, const th_case *c, const char *name
         th_fail(s, c, "%s: relative Frobenius error %.3g is over %.3g", name, sqrt(error / norm), frobenius);
 }
 
-/* The Frobenius tolerances are for scores within the limit, for enough rows, and for data whose results do not cancel (equal
- * keys have dq = 0 in exact arithmetic). 0: not judged. */
+/* The Frobenius tolerances are for scores within the limit, for enough rows, and for data whose results do not cancel
+ * (equal keys have dq = 0 in exact arithmetic). 0: not judged. */
 static double frobenius(const th_case *c, const th_expected *x, const double *tolerance) {
     bool random = c->fill == TH_NORMAL || c->fill == TH_INTEGER || c->fill == TH_ZERO_ROWS;
     return random && x->max_score <= score_limit && x->n_rows >= least_rows ? tolerance[c->shape.dtype] : 0;
 }
 
 /* Past the limit the float32 roundings of a score s (its sum, its base, lse, the difference: half an ulp each) change a
- * probability by 2^-22 |s| of itself, which a plain implementation may escape by luck. A result that is a mean of terms of
- * size `term`, weighted by probabilities, then changes by twice that. */
+ * probability by 2^-22 |s| of itself, which a plain implementation may escape by luck. A result that is a mean of terms
+ * of size `term`, weighted by probabilities, then changes by twice that. */
 static double score_slack(const th_expected *x, double term) {
     return x->max_score > score_limit ? 2 * 0x1p-22 * x->max_score * term : 0;
 }
@@ -189,7 +191,8 @@ void th_check_backward(const th_session *s, const th_case *c, const th_expected 
         check_tensor(s, c, "dw", r->dw, x->dw, th_w_elements(c), x->plain_dw, slack_dk * largest(c->k, nk), tolerance);
 }
 
-bool th_check_same(const th_session *s, const th_case *c, const char *what, const double *a, const double *b, int64_t n) {
+bool th_check_same(const th_session *s, const th_case *c, const char *what, const double *a, const double *b,
+                   int64_t n) {
     for (int64_t i = 0; i < n; i++)
         if (memcmp(a + i, b + i, sizeof *a) != 0) {
             th_fail(s, c, "%s: element %lld is %.9g and %.9g", what, (long long)i, a[i], b[i]);
@@ -198,7 +201,8 @@ bool th_check_same(const th_session *s, const th_case *c, const char *what, cons
     return true;
 }
 
-bool th_check_same_result(const th_session *s, const th_case *c, const char *what, const th_result *a, const th_result *b) {
+bool th_check_same_result(const th_session *s, const th_case *c, const char *what, const th_result *a,
+                          const th_result *b) {
     const struct {
         const char *name;
         const double *a, *b;
@@ -240,7 +244,8 @@ static int descending(const void *a, const void *b) {
 }
 
 /* One row of one head. False after the first failure. */
-static bool check_gate_row(const th_session *session, const th_case *c, int64_t b, int64_t i, int h, const int32_t *row) {
+static bool check_gate_row(const th_session *session, const th_case *c, int64_t b, int64_t i, int h,
+                           const int32_t *row) {
     const ref_shape *s = &c->shape;
     int64_t n = ref_seq_blocks(s, b), t = s->cu_q[b] + i, takes, n_scores = 0, picked = 0;
     bool *candidate = th_allocate((size_t)n, sizeof *candidate), ok = false;
@@ -251,8 +256,8 @@ static bool check_gate_row(const th_session *session, const th_case *c, int64_t 
         int32_t previous = m > 0 ? row[m - 1] : -1;
         bool well_formed = row[m] == -1 || (row[m] < n && row[m] > previous && (m == 0 || previous >= 0));
         if (!well_formed) {
-            th_fail(session, c, "selection row %lld head %d rank %d is %d after %d (%lld blocks)", (long long)t, h, m, row[m],
-                    previous, (long long)n);
+            th_fail(session, c, "selection row %lld head %d rank %d is %d after %d (%lld blocks)", (long long)t, h, m,
+                    row[m], previous, (long long)n);
             goto done;
         }
         if (row[m] >= 0) taken[row[m]] = true;
@@ -280,8 +285,8 @@ static bool check_gate_row(const th_session *session, const th_case *c, int64_t 
         if (isnan(score) || isinf(edge)) continue;
         double slack = 1e-3 * fmax(1, fabs(edge)) + centroid_ulps(c, b, t, h, j);
         if (taken[j] ? score < edge - slack : takes < n_scores && score > edge + slack) {
-            th_fail(session, c, "row %lld head %d: block %lld with score %.9g is %s; the last place is at %.9g", (long long)t,
-                    h, (long long)j, score, taken[j] ? "selected" : "left out", edge);
+            th_fail(session, c, "row %lld head %d: block %lld with score %.9g is %s; the last place is at %.9g",
+                    (long long)t, h, (long long)j, score, taken[j] ? "selected" : "left out", edge);
             goto done;
         }
     }
@@ -304,11 +309,13 @@ void th_check_gate(const th_session *session, const th_case *c, const int32_t *s
     for (int64_t b = 0; b < s->batch; b++)
         for (int64_t i = 0; i < s->cu_q[b + 1] - s->cu_q[b]; i++)
             for (int h = 0; h < s->n_q_heads; h++)
-                if (!check_gate_row(session, c, b, i, h, selection + ((s->cu_q[b] + i) * s->n_q_heads + h) * s->top_k)) return;
+                if (!check_gate_row(session, c, b, i, h, selection + ((s->cu_q[b] + i) * s->n_q_heads + h) * s->top_k))
+                    return;
     for (int64_t x = 0; identity && x < s->total_q * width; x++)
         if (selection[x] != c->selection[x]) {
-            th_fail(session, c, "row %lld head %lld rank %lld: block %d, the reference takes %d", (long long)(x / width),
-                    (long long)(x % width / s->top_k), (long long)(x % s->top_k), selection[x], c->selection[x]);
+            th_fail(session, c, "row %lld head %lld rank %lld: block %d, the reference takes %d",
+                    (long long)(x / width), (long long)(x % width / s->top_k), (long long)(x % s->top_k), selection[x],
+                    c->selection[x]);
             return;
         }
 }
@@ -326,7 +333,8 @@ typedef struct saved_view {
 static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 /* The regions of `saved` as core/plan.h lays them out, for a plan whose bounds are the run's own shape. */
-static bool view_saved(const th_session *session, const th_case *c, const th_exec *e, const th_result *r, saved_view *v) {
+static bool view_saved(const th_session *session, const th_case *c, const th_exec *e, const th_result *r,
+                       saved_view *v) {
     const ref_shape *s = &c->shape;
     int64_t blocks = (e->problem.max_total_k + s->block_size - 1) / s->block_size;
     int64_t group = s->n_q_heads / s->n_kv_heads, picks = s->top_k < blocks ? s->top_k : blocks;
@@ -337,7 +345,8 @@ static bool view_saved(const th_session *session, const th_case *c, const th_exe
     size_t rows = aligned((size_t)(s->n_kv_heads * v->row_stride) * sizeof *v->rows);
     size_t ranks = aligned((size_t)(s->n_kv_heads * v->row_stride) * sizeof *v->ranks);
     if (selection + offsets + rows + ranks != r->saved_bytes) {
-        th_fail(session, c, "saved has %zu bytes; its layout says %zu", r->saved_bytes, selection + offsets + rows + ranks);
+        th_fail(session, c, "saved has %zu bytes; its layout says %zu", r->saved_bytes,
+                selection + offsets + rows + ranks);
         return false;
     }
     v->selection = (const int32_t *)(const void *)r->saved;
@@ -362,19 +371,21 @@ void th_check_index(const th_session *session, const th_case *c, const th_exec *
     int group = s->n_q_heads / s->n_kv_heads;
     for (int64_t x = 0; x < th_selection_elements(c); x++)
         if (v.selection[x] != r->selection[x]) {
-            th_fail(session, c, "saved selection[%lld] is %d, selection %d", (long long)x, v.selection[x], r->selection[x]);
+            th_fail(session, c, "saved selection[%lld] is %d, selection %d", (long long)x, v.selection[x],
+                    r->selection[x]);
             return;
         }
     for (int g = 0; g < s->n_kv_heads; g++) {
         const int64_t *offsets = v.offsets + (int64_t)g * (v.n_slots + 1);
         int64_t *owner = th_allocate((size_t)v.n_slots, sizeof *owner); /* sequence + 1 of a slot, 0: none */
         for (int64_t b = 0; b < s->batch; b++)
-            for (int64_t j = 0; j < ref_seq_blocks(s, b); j++) owner[s->cu_k[b] / s->block_size + b + j] = b + 1;
+            for (int64_t j = 0; j < ref_seq_blocks(s, b); j++)
+                owner[s->cu_k[b] / s->block_size + b + j] = b + 1;
         int64_t at = 0;
         for (int64_t slot = 0; slot < v.n_slots; slot++) {
             if (offsets[slot] != at) {
-                th_fail(session, c, "kv head %d: the list of slot %lld begins at %lld, expected %lld", g, (long long)slot,
-                        (long long)offsets[slot], (long long)at);
+                th_fail(session, c, "kv head %d: the list of slot %lld begins at %lld, expected %lld", g,
+                        (long long)slot, (long long)offsets[slot], (long long)at);
                 goto done;
             }
             if (owner[slot] == 0) continue;
@@ -388,8 +399,10 @@ void th_check_index(const th_session *session, const th_case *c, const th_exec *
                         const uint32_t *got = v.rows + g * v.row_stride + at;
                         const uint16_t *rank = v.ranks + g * v.row_stride + at;
                         if (at >= v.row_stride || *got != (uint32_t)(t * group + h) || *rank != m) {
-                            th_fail(session, c, "kv head %d slot %lld entry %lld is row %u rank %u; expected %lld rank %d", g,
-                                    (long long)slot, (long long)(at - offsets[slot]), *got, *rank, (long long)(t * group + h), m);
+                            th_fail(session, c,
+                                    "kv head %d slot %lld entry %lld is row %u rank %u; expected %lld rank %d", g,
+                                    (long long)slot, (long long)(at - offsets[slot]), *got, *rank,
+                                    (long long)(t * group + h), m);
                             goto done;
                         }
                         at++;

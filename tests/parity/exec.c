@@ -30,11 +30,15 @@ static void encode(int dtype, double x, unsigned char *to) {
     if (dtype == REF_F16) {
         uint32_t sign = bits >> 16 & 0x8000u;
         double magnitude = fabs(x);
-        if (isnan(x)) half = 0x7e00;
-        else if (isinf(x)) half = (uint16_t)(sign | 0x7c00u);
-        else if (magnitude < 0x1p-14) half = (uint16_t)(sign | (uint32_t)(magnitude * 0x1p24));
-        else half = (uint16_t)(sign | (uint32_t)((ilogb(magnitude) + 15) << 10) |
-                               ((uint32_t)ldexp(magnitude, 10 - ilogb(magnitude)) & 0x3ffu));
+        if (isnan(x))
+            half = 0x7e00;
+        else if (isinf(x))
+            half = (uint16_t)(sign | 0x7c00u);
+        else if (magnitude < 0x1p-14)
+            half = (uint16_t)(sign | (uint32_t)(magnitude * 0x1p24));
+        else
+            half = (uint16_t)(sign | (uint32_t)((ilogb(magnitude) + 15) << 10) |
+                              ((uint32_t)ldexp(magnitude, 10 - ilogb(magnitude)) & 0x3ffu));
     }
     memcpy(to, &half, 2);
 }
@@ -97,8 +101,8 @@ static void release(th_exec *e, th_buffer *b) {
 static void check_untouched(const th_exec *e, const th_buffer *b, unsigned char *copy, const char *name) {
     for (size_t i = 0; i < b->bytes + 2 * GUARD; i++)
         if (copy[i] != b->image[i]) {
-            th_fail(e->session, e->c, "%s: byte %lld of %zu (outside what may be written) changed from %02x to %02x", name,
-                    (long long)i - GUARD, b->bytes, b->image[i], copy[i]);
+            th_fail(e->session, e->c, "%s: byte %lld of %zu (outside what may be written) changed from %02x to %02x",
+                    name, (long long)i - GUARD, b->bytes, b->image[i], copy[i]);
             break;
         }
     free(copy);
@@ -131,7 +135,8 @@ static moba_tensor make_view(const th_exec *e, int64_t total, int64_t heads) {
     moba_tensor v = {MOBA_BUFFER_NULL, heads * d, d, 0};
     switch (e->c->layout) {
     case TH_THD:
-    case TH_BSHD: break;
+    case TH_BSHD:
+        break;
     case TH_BHSD:
         v.token_stride = d;
         v.head_stride = length * d;
@@ -140,7 +145,9 @@ static moba_tensor make_view(const th_exec *e, int64_t total, int64_t heads) {
         v.head_stride = d + 1;
         v.token_stride = heads * v.head_stride + 5;
         break;
-    case TH_FUSED: v.token_stride = heads * d + 64; break;
+    case TH_FUSED:
+        v.token_stride = heads * d + 64;
+        break;
     }
     int64_t sequence = e->c->layout == TH_BHSD ? heads * length * d : length * v.token_stride;
     v.batch_stride = sequence + (e->c->layout == TH_BSHD ? 3 * d : e->c->layout == TH_SLICED ? 7 : 0);
@@ -160,7 +167,9 @@ static void put_tensor(const th_exec *e, th_buffer *b, const moba_tensor *view, 
     for (int64_t t = 0; t < total; t++)
         for (int64_t h = 0; h < heads; h++)
             for (int c = 0; c < d; c++)
-                encode(dtype, *from++, b->image + GUARD + (size_t)(row_offset(e, view, t, total) + h * view->head_stride + c) * element_bytes(dtype));
+                encode(dtype, *from++,
+                       b->image + GUARD +
+                           (size_t)(row_offset(e, view, t, total) + h * view->head_stride + c) * element_bytes(dtype));
     upload(e, b);
 }
 
@@ -172,7 +181,8 @@ static double *get_tensor(const th_exec *e, const th_buffer *b, const moba_tenso
     for (int64_t t = 0; t < total; t++)
         for (int64_t h = 0; h < heads; h++)
             for (int c = 0; c < d; c++) {
-                size_t at = GUARD + (size_t)(row_offset(e, view, t, total) + h * view->head_stride + c) * element_bytes(dtype);
+                size_t at =
+                    GUARD + (size_t)(row_offset(e, view, t, total) + h * view->head_stride + c) * element_bytes(dtype);
                 *to++ = decode(dtype, copy + at);
                 memcpy(copy + at, b->image + at, element_bytes(dtype));
             }
@@ -184,7 +194,8 @@ static double *get_floats(const th_exec *e, const th_buffer *b, int64_t n, const
     float *raw = th_allocate((size_t)n, sizeof *raw);
     double *out = th_allocate((size_t)n, sizeof *out);
     take_payload(e, b, name, raw, (size_t)n * sizeof *raw);
-    for (int64_t i = 0; i < n; i++) out[i] = (double)raw[i];
+    for (int64_t i = 0; i < n; i++)
+        out[i] = (double)raw[i];
     free(raw);
     return out;
 }
@@ -241,7 +252,8 @@ th_exec *th_open_in(const th_session *session, moba_context *context, const th_c
         size_t n = (size_t)th_w_elements(c), each = element_bytes(s->dtype);
         create(e, &e->w, n * each, FLOAT_CANARY);
         create(e, &e->dw, n * sizeof(float), FLOAT_CANARY);
-        for (size_t i = 0; i < n; i++) encode(s->dtype, c->w[i], e->w.image + GUARD + i * each);
+        for (size_t i = 0; i < n; i++)
+            encode(s->dtype, c->w[i], e->w.image + GUARD + i * each);
         upload(e, &e->w);
     }
     return e;
@@ -253,9 +265,10 @@ th_exec *th_open(const th_session *session, const th_case *c, const moba_problem
 
 void th_close(th_exec *e) {
     if (e == NULL) return;
-    th_buffer *all[] = {&e->q,  &e->k,   &e->v,         &e->w,     &e->cu_q, &e->cu_k, &e->dout, &e->o,
+    th_buffer *all[] = {&e->q,   &e->k,         &e->v,     &e->w,  &e->cu_q, &e->cu_k, &e->dout, &e->o,
                         &e->lse, &e->selection, &e->saved, &e->dq, &e->dk,   &e->dv,   &e->dw,   &e->workspace};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) release(e, all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        release(e, all[i]);
     moba_plan_destroy(e->plan);
     free(e);
 }
@@ -375,7 +388,8 @@ static bool run_forward(th_exec *e, unsigned what, const int32_t *prescribed, th
         moba_forward_args a = th_forward_args(e);
         ok = th_ok(e->session, c, moba_forward(e->plan, stream, &a), "moba_forward");
     }
-    if (!ok || !th_ok(e->session, c, moba_stream_synchronize(e->context, stream), "moba_stream_synchronize")) return false;
+    if (!ok || !th_ok(e->session, c, moba_stream_synchronize(e->context, stream), "moba_stream_synchronize"))
+        return false;
     check_after(e);
     if (what & TH_ATTEND && e->selection.image != NULL) check_input(e, &e->selection, "prescribed selection");
     if (e->selection.image != NULL) {
@@ -437,6 +451,7 @@ bool th_once(const th_session *session, const th_case *c, const moba_problem *pr
 
 void th_result_free(th_result *r) {
     void *owned[] = {r->o, r->lse, r->dq, r->dk, r->dv, r->dw, r->selection, r->saved};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        free(owned[i]);
     memset(r, 0, sizeof *r);
 }

@@ -44,14 +44,14 @@ typedef enum th_layout {
 
 typedef enum th_fill {
     TH_NORMAL,
-    TH_INTEGER,     /* small integers; block means are integers, so scores are exact in every dtype */
-    TH_EQUAL,       /* all keys alike: every score ties */
-    TH_ZERO,        /* q and k zero, every other one -0 */
-    TH_HUGE,        /* scaled scores up to some thousands */
+    TH_INTEGER,       /* small integers; block means are integers, so scores are exact in every dtype */
+    TH_EQUAL,         /* all keys alike: every score ties */
+    TH_ZERO,          /* q and k zero, every other one -0 */
+    TH_HUGE,          /* scaled scores up to some thousands */
     TH_VERY_NEGATIVE, /* every lse in the thousands below zero */
-    TH_ZERO_ROWS,   /* every third row of q, k, v and dout is zero */
-    TH_NAN_KEYS,    /* one NaN key in every fifth block */
-    TH_INF_KEYS,    /* one infinite key in every fifth block */
+    TH_ZERO_ROWS,     /* every third row of q, k, v and dout is zero */
+    TH_NAN_KEYS,      /* one NaN key in every fifth block */
+    TH_INF_KEYS,      /* one infinite key in every fifth block */
 } th_fill;
 
 /**
@@ -60,7 +60,7 @@ typedef enum th_fill {
  * past the last sequence), ";layout=thd|bshd|bhsd|sliced|fused", ";fill=NAME", ";scale=X", ";limit=BYTES".
  */
 typedef struct th_case {
-    char text[320];    /* the whole string, for messages */
+    char text[320];         /* the whole string, for messages */
     char problem_text[256]; /* up to the first ';', for `moba bench` */
     moba_problem problem;
     ref_shape shape;
@@ -82,13 +82,19 @@ void th_case_refresh(th_case *c);
 void th_case_free(th_case *c);
 uint64_t th_seed(void);
 
-static inline int64_t th_q_elements(const th_case *c) { return c->shape.total_q * c->shape.n_q_heads * c->shape.head_dim; }
-static inline int64_t th_k_elements(const th_case *c) { return c->shape.total_k * c->shape.n_kv_heads * c->shape.head_dim; }
+static inline int64_t th_q_elements(const th_case *c) {
+    return c->shape.total_q * c->shape.n_q_heads * c->shape.head_dim;
+}
+static inline int64_t th_k_elements(const th_case *c) {
+    return c->shape.total_k * c->shape.n_kv_heads * c->shape.head_dim;
+}
 static inline int64_t th_w_elements(const th_case *c) {
     return (int64_t)c->shape.n_kv_heads * c->shape.head_dim * c->shape.kconv_width;
 }
 static inline int64_t th_lse_elements(const th_case *c) { return c->shape.total_q * c->shape.n_q_heads; }
-static inline int64_t th_selection_elements(const th_case *c) { return c->shape.dense ? 0 : th_lse_elements(c) * c->shape.top_k; }
+static inline int64_t th_selection_elements(const th_case *c) {
+    return c->shape.dense ? 0 : th_lse_elements(c) * c->shape.top_k;
+}
 
 /** Deterministic random numbers: uniform in [0, 1), standard normal, integer in [low, high]. */
 typedef struct th_random {
@@ -106,7 +112,8 @@ void *th_allocate(size_t n, size_t size);
 /* ---------------------------------------------------------------------------------------------- failures -- */
 
 /** Prints what failed and the line that reproduces it, and counts. */
-void th_fail(const th_session *session, const th_case *c, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void th_fail(const th_session *session, const th_case *c, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /** Ends the test at once: the harness itself cannot go on. */
 _Noreturn void th_fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /** Ends the test as failed when th_fail() was called in it. */
@@ -139,8 +146,8 @@ typedef struct th_exec {
     moba_context *context;
     moba_problem problem;
     moba_plan *plan;
-    moba_tensor q_view, k_view; /* strides of q-like and k-like tensors; buffers unset */
-    th_buffer q, k, v, w, cu_q, cu_k, dout;                                /* inputs */
+    moba_tensor q_view, k_view;             /* strides of q-like and k-like tensors; buffers unset */
+    th_buffer q, k, v, w, cu_q, cu_k, dout; /* inputs */
     th_buffer o, lse, selection, saved, dq, dk, dv, dw, workspace; /* outputs */
     uint8_t workspace_fill;
 } th_exec;
@@ -198,8 +205,10 @@ void th_check_gate(const th_session *s, const th_case *c, const int32_t *selecti
 /** The block index in `saved` is exactly the inversion of the selection in it. */
 void th_check_index(const th_session *s, const th_case *c, const th_exec *e, const th_result *r);
 /** Bit equality of n doubles; reports the first difference. */
-bool th_check_same(const th_session *s, const th_case *c, const char *what, const double *a, const double *b, int64_t n);
-bool th_check_same_result(const th_session *s, const th_case *c, const char *what, const th_result *a, const th_result *b);
+bool th_check_same(const th_session *s, const th_case *c, const char *what, const double *a, const double *b,
+                   int64_t n);
+bool th_check_same_result(const th_session *s, const th_case *c, const char *what, const th_result *a,
+                          const th_result *b);
 
 /** Forward and backward (dq NULL: none) of plain same-dtype implementation 0 or 1 (plain.c). */
 void th_plain(const th_case *c, const int32_t *selection, int variant, double *o, double *lse, double *dq, double *dk,

@@ -5,9 +5,10 @@
  * moba_backward(): it is given o in the dtype and lse in float32. The yardstick of the elementwise rule.
  *
  * There are two of them, which differ as implementations of the same precision do: the order of a dot product, and
- * powers of e or (as hardware does) of two. The backward of each is given the lse of the other, off by 2^-23 of its size:
- * the roundings of lse and of the recomputed score, for a backward kernel need not compute in its forward's order. Where
- * one is exact by luck (all probability on one key, dP and delta rounded alike), the other shows what the format costs.
+ * powers of e or (as hardware does) of two. The backward of each is given the lse of the other, off by 2^-23 of its
+ * size: the roundings of lse and of the recomputed score, for a backward kernel need not compute in its forward's
+ * order. Where one is exact by luck (all probability on one key, dP and delta rounded alike), the other shows what the
+ * format costs.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -24,7 +25,8 @@ static float rounded(const ref_shape *s, float x) { return (float)ref_round(s->d
 
 static float dot(const double *a, const double *b, int n) {
     float sum = 0;
-    for (int c = 0; c < n; c++) sum += (float)a[c] * (float)b[c];
+    for (int c = 0; c < n; c++)
+        sum += (float)a[c] * (float)b[c];
     return sum;
 }
 
@@ -32,8 +34,10 @@ static float dot(const double *a, const double *b, int n) {
 static float variant_dot(int variant, const double *a, const double *b, int n) {
     if (variant == 0) return dot(a, b, n);
     float lanes[8] = {0}, sum = 0;
-    for (int c = n - 1; c >= 0; c--) lanes[c % 8] += (float)a[c] * (float)b[c];
-    for (int lane = 0; lane < 8; lane++) sum += lanes[lane];
+    for (int c = n - 1; c >= 0; c--)
+        lanes[c % 8] += (float)a[c] * (float)b[c];
+    for (int lane = 0; lane < 8; lane++)
+        sum += lanes[lane];
     return sum;
 }
 
@@ -54,13 +58,14 @@ static float softmax(const ref_shape *s, int variant, const double *q, const dou
     }
     for (int64_t x = 0; x < n; x++)
         if (row->keep[x]) sum += row->p[x] = variant == 0 ? expf(row->p[x] - max) : exp2f(row->p[x] - max);
-    for (int64_t x = 0; x < n; x++) row->p[x] = row->keep[x] ? rounded(s, row->p[x] / sum) : 0;
+    for (int64_t x = 0; x < n; x++)
+        row->p[x] = row->keep[x] ? rounded(s, row->p[x] / sum) : 0;
     return variant == 0 ? max + logf(sum) : (max + log2f(sum)) * 0.693147181f;
 }
 
 /* Probabilities again, from the lse that the forward stored. */
-static void recompute(const ref_shape *s, int variant, const double *q, const double *k, int64_t k_stride, int64_t n, float lse,
-                      plain_row *row) {
+static void recompute(const ref_shape *s, int variant, const double *q, const double *k, int64_t k_stride, int64_t n,
+                      float lse, plain_row *row) {
     float lse_2 = lse * 1.442695041f;
     for (int64_t x = 0; x < n; x++) {
         if (!row->keep[x]) continue;
@@ -70,8 +75,8 @@ static void recompute(const ref_shape *s, int variant, const double *q, const do
 }
 
 /* o = round(sum_x p[x] v[x]); accumulates over keys in order. */
-static void weigh(const ref_shape *s, const float *p, const bool *keep, const double *v, int64_t stride, int64_t n, float factor,
-                  double *to) {
+static void weigh(const ref_shape *s, const float *p, const bool *keep, const double *v, int64_t stride, int64_t n,
+                  float factor, double *to) {
     for (int c = 0; c < s->head_dim; c++) {
         float sum = 0;
         for (int64_t x = 0; x < n; x++)
@@ -80,8 +85,8 @@ static void weigh(const ref_shape *s, const float *p, const bool *keep, const do
     }
 }
 
-static void row_backward(const ref_shape *s, const double *q, const double *k, const double *v, const double *dout, float delta,
-                         int64_t stride, int64_t n, plain_row *row, double *dq, float *dk, float *dv) {
+static void row_backward(const ref_shape *s, const double *q, const double *k, const double *v, const double *dout,
+                         float delta, int64_t stride, int64_t n, plain_row *row, double *dq, float *dk, float *dv) {
     for (int64_t x = 0; x < n; x++) {
         if (!row->keep[x]) continue;
         row->dp[x] = rounded(s, row->p[x] * (rounded(s, dot(dout, v + x * stride, s->head_dim)) - delta));
@@ -98,7 +103,8 @@ static void plain_kconv_bwd(const th_case *c, const float *dkprime, double *dk, 
     int64_t width = (int64_t)s->n_kv_heads * s->head_dim, taps = s->kconv_width;
     float *dk_sum = th_allocate((size_t)(s->total_k * width), sizeof *dk_sum);
     float *dw_sum = th_allocate((size_t)(width * taps), sizeof *dw_sum);
-    for (int64_t i = 0; i < s->total_k * width; i++) dk_sum[i] = dkprime[i];
+    for (int64_t i = 0; i < s->total_k * width; i++)
+        dk_sum[i] = dkprime[i];
     for (int64_t b = 0; b < s->batch; b++)
         for (int64_t t = s->cu_k[b]; t < s->cu_k[b + 1]; t++)
             for (int64_t x = 0; x < width; x++) {
@@ -112,8 +118,10 @@ static void plain_kconv_bwd(const th_case *c, const float *dkprime, double *dk, 
                     dw_sum[x * taps + l] += du * (float)c->k[(t - l) * width + x];
                 }
             }
-    for (int64_t i = 0; i < s->total_k * width; i++) dk[i] = (double)rounded(s, dk_sum[i]);
-    for (int64_t i = 0; i < width * taps; i++) dw[i] = (double)dw_sum[i];
+    for (int64_t i = 0; i < s->total_k * width; i++)
+        dk[i] = (double)rounded(s, dk_sum[i]);
+    for (int64_t i = 0; i < width * taps; i++)
+        dw[i] = (double)dw_sum[i];
     free(dk_sum);
     free(dw_sum);
 }
@@ -139,12 +147,13 @@ static double *plain_kconv(const th_case *c, int variant) {
     return kprime;
 }
 
-void th_plain(const th_case *c, const int32_t *selection, int variant, double *o, double *lse, double *dq, double *dk, double *dv,
-              double *dw) {
+void th_plain(const th_case *c, const int32_t *selection, int variant, double *o, double *lse, double *dq, double *dk,
+              double *dv, double *dw) {
     const ref_shape *s = &c->shape;
     int64_t stride = (int64_t)s->n_kv_heads * s->head_dim, nk = s->total_k * stride;
     memset(o, 0, sizeof *o * (size_t)th_q_elements(c));
-    for (int64_t x = 0; x < th_lse_elements(c); x++) lse[x] = -INFINITY;
+    for (int64_t x = 0; x < th_lse_elements(c); x++)
+        lse[x] = -INFINITY;
     double *kprime = plain_kconv(c, variant);
     float *dk_sum = th_allocate((size_t)nk, sizeof *dk_sum), *dv_sum = th_allocate((size_t)nk, sizeof *dv_sum);
     if (dq != NULL) memset(dq, 0, sizeof *dq * (size_t)th_q_elements(c));
@@ -164,8 +173,8 @@ void th_plain(const th_case *c, const int32_t *selection, int variant, double *o
                 float given = softmax(s, 1 - variant, c->q + q_at, kprime + k_at, stride, n, &row);
                 given += (variant == 0 ? 0x1p-23f : -0x1p-23f) * fabsf(given);
                 recompute(s, variant, c->q + q_at, kprime + k_at, stride, n, given, &row);
-                row_backward(s, c->q + q_at, kprime + k_at, c->v + k_at, c->dout + q_at, delta, stride, n, &row, dq + q_at,
-                             dk_sum + k_at, dv_sum + k_at);
+                row_backward(s, c->q + q_at, kprime + k_at, c->v + k_at, c->dout + q_at, delta, stride, n, &row,
+                             dq + q_at, dk_sum + k_at, dv_sum + k_at);
             }
         free(row.keep);
         free(row.p);

@@ -46,7 +46,8 @@ static moba_context *open_context(const char *backend, const char *mask, int32_t
         unsetenv("MOBA_CAPS_MASK");
     }
     moba_status status = moba_context_create(&options, &context);
-    if (status != MOBA_OK) th_fatal("%s (mask '%s'): %s: %s", backend, mask, moba_status_name(status), moba_last_error());
+    if (status != MOBA_OK)
+        th_fatal("%s (mask '%s'): %s: %s", backend, mask, moba_status_name(status), moba_last_error());
     return context;
 }
 
@@ -98,7 +99,8 @@ th_session *th_sessions_open(size_t *n) {
 }
 
 void th_sessions_close(th_session *sessions, size_t n) {
-    for (size_t i = 0; i < n; i++) moba_context_destroy(sessions[i].context);
+    for (size_t i = 0; i < n; i++)
+        moba_context_destroy(sessions[i].context);
     free(sessions);
 }
 
@@ -133,7 +135,8 @@ void th_for_each(const char *const *problems, size_t n, th_check check) {
         for (size_t d = 0; d < (at != NULL ? 3u : 1u); d++) {
             char text[256];
             int before = at != NULL ? (int)(at - problems[i]) : (int)strlen(problems[i]);
-            snprintf(text, sizeof text, "%.*s%s%s", before, problems[i], at != NULL ? dtypes[d] : "", at != NULL ? at + 1 : "");
+            snprintf(text, sizeof text, "%.*s%s%s", before, problems[i], at != NULL ? dtypes[d] : "",
+                     at != NULL ? at + 1 : "");
             th_case *c = th_case_new(text, th_seed());
             check(sessions, n_sessions, c);
             th_case_free(c);

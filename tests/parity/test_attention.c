@@ -71,19 +71,19 @@ Test(attention, sequences_of_many_lengths) {
 
 Test(attention, strides) {
     static const char *const problems[] = {
-        "b2q70k90h4g2d64B32t2c,@;layout=bshd",        "b2q70k90h4g2d64B32t2c,@;layout=bhsd",
-        "b2q70k90h4g2d64B32t2c,@;layout=sliced",      "b2q70k90h4g2d64B32t2c,@;layout=fused",
-        "b2q70k90h4g2d64B32t2c,@;layout=bhsd;cu",     "b2q70k90h4g2d64B32t2c,@;layout=sliced;tail=5",
+        "b2q70k90h4g2d64B32t2c,@;layout=bshd",           "b2q70k90h4g2d64B32t2c,@;layout=bhsd",
+        "b2q70k90h4g2d64B32t2c,@;layout=sliced",         "b2q70k90h4g2d64B32t2c,@;layout=fused",
+        "b2q70k90h4g2d64B32t2c,@;layout=bhsd;cu",        "b2q70k90h4g2d64B32t2c,@;layout=sliced;tail=5",
         "b2q70k90h4g2d33B32t2c,@,kconv=3;layout=sliced", "b2q70k90h4g2d128B32t2n,@,dense;layout=sliced",
-        "b2q70k90h4g2d128B32t2c,@,dense;layout=bhsd", "b2q70k90h4g2d64B32t2c,@,kconv=4;layout=bhsd",
+        "b2q70k90h4g2d128B32t2c,@,dense;layout=bhsd",    "b2q70k90h4g2d64B32t2c,@,kconv=4;layout=bhsd",
     };
     th_for_each(problems, COUNT(problems), check_both);
 }
 
 Test(attention, dense_mode) {
     static const char *const problems[] = {
-        "b1q130k130h4g2d64B16t1c,@,dense",   "b1q130k130h4g2d64B16t1n,@,dense", "b2q40k100h8g1d128B16t1c,@,dense",
-        "b1q100k40h2g2d32B16t1c,@,dense",    "b1q1k300h4g4d64B16t1c,@,dense",   "b1q77k77h2g1d256B16t1c,@,dense",
+        "b1q130k130h4g2d64B16t1c,@,dense",       "b1q130k130h4g2d64B16t1n,@,dense",  "b2q40k100h8g1d128B16t1c,@,dense",
+        "b1q100k40h2g2d32B16t1c,@,dense",        "b1q1k300h4g4d64B16t1c,@,dense",    "b1q77k77h2g1d256B16t1c,@,dense",
         "b1q90k90h2g1d64B16t1c,@,dense,kconv=3", "b1q90k90h2g1d5B16t1c,@,dense,det",
     };
     th_for_each(problems, COUNT(problems), check_both);
@@ -105,8 +105,8 @@ Test(attention, key_convolution) {
 /* Every shape that is tuned (spec.md section 8), forward and backward. */
 Test(attention, tuned_shapes) {
     static const char *const problems[] = {
-        "b1q150k400h2g2d64B64t4c,@",    "b1q150k400h4g1d128B64t4c,@",  "b1q150k700h2g2d128B128t4c,@",
-        "b1q150k700h4g1d64B128t4c,@",   "b1q100k1100h8g1d64B256t3c,@", "b1q100k1100h1g1d128B256t3c,@",
+        "b1q150k400h2g2d64B64t4c,@",    "b1q150k400h4g1d128B64t4c,@",   "b1q150k700h2g2d128B128t4c,@",
+        "b1q150k700h4g1d64B128t4c,@",   "b1q100k1100h8g1d64B256t3c,@",  "b1q100k1100h1g1d128B256t3c,@",
         "b1q100k1700h1g1d64B512t3c,@",  "b1q100k1700h4g1d128B512t3c,@", "b1q100k2500h1g1d64B64t32c,@",
         "b1q100k2500h1g1d128B64t32c,@",
     };
@@ -127,19 +127,21 @@ static void check_numbers(const char *format, const int *numbers, size_t n) {
         problems[i] = text;
     }
     th_for_each(problems, n, check_both);
-    for (size_t i = 0; i < n; i++) free((void *)(uintptr_t)problems[i]);
+    for (size_t i = 0; i < n; i++)
+        free((void *)(uintptr_t)problems[i]);
     free(problems);
 }
 
 Test(attention, head_dims) {
-    static const int head_dims[] = {1,  2,  3,  4,   5,   7,   8,   9,   15,  16,  17,  23,  24,  31,  32,  33,  40,  47,
-                                    48, 63, 64, 65,  72,  80,  96,  100, 112, 127, 128, 129, 144, 160, 176, 192, 200, 224,
-                                    240, 250, 255, 256};
+    static const int head_dims[] = {1,   2,   3,   4,   5,   7,   8,   9,   15,  16,  17,  23,  24,  31,
+                                    32,  33,  40,  47,  48,  63,  64,  65,  72,  80,  96,  100, 112, 127,
+                                    128, 129, 144, 160, 176, 192, 200, 224, 240, 250, 255, 256};
     check_numbers("b1q37k53h2g1d#B16t2c,@", head_dims, COUNT(head_dims));
 }
 
 Test(attention, block_sizes) {
-    static const int block_sizes[] = {16, 17, 18, 23, 31, 32, 33, 47, 48, 63, 64, 65, 96, 100, 127, 128, 129, 191, 192, 200, 255, 256, 257, 300};
+    static const int block_sizes[] = {16, 17,  18,  23,  31,  32,  33,  47,  48,  63,  64,  65,
+                                      96, 100, 127, 128, 129, 191, 192, 200, 255, 256, 257, 300};
     check_numbers("b1q50k333h2g1d32B#t2c,@", block_sizes, COUNT(block_sizes));
 }
 
@@ -156,7 +158,8 @@ Test(attention, group_sizes) {
 /* Every ragged tail with lse of -1e4 and less (pytorch#196678). */
 Test(attention, ragged_tails_with_very_negative_lse) {
     int lengths[48];
-    for (int i = 0; i < 48; i++) lengths[i] = 17 + i;
+    for (int i = 0; i < 48; i++)
+        lengths[i] = 17 + i;
     check_numbers("b1q#k#h2g1d64B32t2c,@;fill=very_negative", lengths, 33);
     check_numbers("b1q#k#h1g1d64B16t1c,@,dense;fill=very_negative", lengths, 17);
 }
@@ -198,7 +201,8 @@ static void check_illegal_selection(const th_session *sessions, size_t n, const 
     const ref_shape *s = &c->shape;
     static const int32_t bad[] = {-2, -1, INT32_MIN, INT32_MAX, 1000000, 50, 49, 16};
     int64_t elements = th_selection_elements(c);
-    int32_t *dirty = th_allocate((size_t)elements, sizeof *dirty), *clean = th_allocate((size_t)elements, sizeof *clean);
+    int32_t *dirty = th_allocate((size_t)elements, sizeof *dirty),
+            *clean = th_allocate((size_t)elements, sizeof *clean);
     th_random random = {c->seed + 5};
     th_random_selection(c, &random, dirty);
     for (int64_t i = 0; i < elements; i++) {

@@ -17,7 +17,8 @@ static void check_replays(const th_session *sessions, size_t n, const th_case *c
         th_result first, again;
         if (e != NULL && th_run(e, TH_FORWARD, NULL, &first)) {
             for (int replay = 1; replay < 100; replay++) {
-                bool same = th_run(e, TH_FORWARD, NULL, &again) && th_check_same_result(&sessions[i], c, "replay", &first, &again);
+                bool same = th_run(e, TH_FORWARD, NULL, &again) &&
+                            th_check_same_result(&sessions[i], c, "replay", &first, &again);
                 th_result_free(&again);
                 if (!same) break;
             }
@@ -79,7 +80,8 @@ static void check_fresh_buffers(const th_session *sessions, size_t n, const th_c
 }
 
 Test(determinism, plans_of_one_problem_agree) {
-    static const char *const problems[] = {"b1q200k200h4g2d64B32t3c,@,det;layout=sliced", "b1q100k100h3g3d7B16t3c,@,det"};
+    static const char *const problems[] = {"b1q200k200h4g2d64B32t3c,@,det;layout=sliced",
+                                           "b1q100k100h3g3d7B16t3c,@,det"};
     th_for_each(problems, COUNT(problems), check_fresh_buffers);
 }
 

@@ -46,8 +46,11 @@ static void check_all(const th_session *sessions, size_t n, const th_case *c) {
 
 static void check_fill(const char *fill) {
     static const char *const shapes[] = {
-        "b1q150k150h4g2d64B32t3c,@", "b2q60k100h2g1d128B16t4n,@", "b1q90k90h2g2d33B17t3c,@",
-        "b1q90k90h2g1d64B16t1c,@,dense", "b3q70k70h2g1d64B32t2c,@,lens=70+31+0/70+40+3;tail=5",
+        "b1q150k150h4g2d64B32t3c,@",
+        "b2q60k100h2g1d128B16t4n,@",
+        "b1q90k90h2g2d33B17t3c,@",
+        "b1q90k90h2g1d64B16t1c,@,dense",
+        "b3q70k70h2g1d64B32t2c,@,lens=70+31+0/70+40+3;tail=5",
     };
     const char *problems[COUNT(shapes)];
     for (size_t i = 0; i < COUNT(shapes); i++) {
@@ -56,7 +59,8 @@ static void check_fill(const char *fill) {
         problems[i] = text;
     }
     th_for_each(problems, COUNT(shapes), check_all);
-    for (size_t i = 0; i < COUNT(shapes); i++) free((void *)(uintptr_t)problems[i]);
+    for (size_t i = 0; i < COUNT(shapes); i++)
+        free((void *)(uintptr_t)problems[i]);
 }
 
 Test(fuzz, equal_scores) { check_fill("equal"); }
@@ -87,8 +91,13 @@ static void random_problem(th_random *r, char *text, size_t size) {
     bool varlen = th_integer(r, 0, 1) == 1, causal = th_integer(r, 0, 3) > 0;
     int64_t batch = th_integer(r, 1, varlen ? 5 : 3), q[5], k[5], longest_q = 0, longest_k = 0;
     for (int64_t b = 0; b < batch; b++) {
-        q[b] = b > 0 && !varlen ? q[0] : th_integer(r, 0, 3) == 0 ? th_integer(r, varlen ? 0 : 1, 5) : th_integer(r, 1, 150);
-        k[b] = b > 0 && !varlen ? k[0] : th_integer(r, 0, 1) == 0 ? q[b] : th_integer(r, 0, 5) == 0 ? th_integer(r, 0, 5) : th_integer(r, 1, 250);
+        q[b] = b > 0 && !varlen           ? q[0]
+               : th_integer(r, 0, 3) == 0 ? th_integer(r, varlen ? 0 : 1, 5)
+                                          : th_integer(r, 1, 150);
+        k[b] = b > 0 && !varlen           ? k[0]
+               : th_integer(r, 0, 1) == 0 ? q[b]
+               : th_integer(r, 0, 5) == 0 ? th_integer(r, 0, 5)
+                                          : th_integer(r, 1, 250);
         if (!varlen && k[b] == 0) k[b] = 1;
         if (q[b] > longest_q) longest_q = q[b];
         if (k[b] > longest_k) longest_k = k[b];
@@ -99,12 +108,14 @@ static void random_problem(th_random *r, char *text, size_t size) {
     int64_t top_k = th_integer(r, 0, 5) == 0 ? th_integer(r, 1, 128) : th_integer(r, 1, 8);
     int64_t sink = th_integer(r, 0, 3) == 0 ? th_integer(r, 0, top_k - 1) : 0;
     int64_t local = causal && th_integer(r, 0, 3) == 0 ? th_integer(r, 0, top_k - sink) : 0;
-    size_t used = (size_t)snprintf(text, size, "b%lldq%lldk%lldh%lldg%lldd%lldB%lldt%lld%c,%s", (long long)batch, (long long)longest_q,
-                                   (long long)longest_k, (long long)(kv_heads * group), (long long)kv_heads, (long long)head_dim,
-                                   (long long)block_size, (long long)top_k, causal ? 'c' : 'n', PICK(r, dtypes));
+    size_t used = (size_t)snprintf(text, size, "b%lldq%lldk%lldh%lldg%lldd%lldB%lldt%lld%c,%s", (long long)batch,
+                                   (long long)longest_q, (long long)longest_k, (long long)(kv_heads * group),
+                                   (long long)kv_heads, (long long)head_dim, (long long)block_size, (long long)top_k,
+                                   causal ? 'c' : 'n', PICK(r, dtypes));
     if (sink > 0) used += (size_t)snprintf(text + used, size - used, ",sink=%lld", (long long)sink);
     if (local > 0) used += (size_t)snprintf(text + used, size - used, ",local=%lld", (long long)local);
-    if (th_integer(r, 0, 3) == 0) used += (size_t)snprintf(text + used, size - used, ",kconv=%lld", (long long)th_integer(r, 2, 8));
+    if (th_integer(r, 0, 3) == 0)
+        used += (size_t)snprintf(text + used, size - used, ",kconv=%lld", (long long)th_integer(r, 2, 8));
     if (th_integer(r, 0, 7) == 0) used += (size_t)snprintf(text + used, size - used, ",dense");
     if (th_integer(r, 0, 1) == 0) used += (size_t)snprintf(text + used, size - used, ",det");
     if (varlen) {
@@ -113,7 +124,8 @@ static void random_problem(th_random *r, char *text, size_t size) {
         used += (size_t)snprintf(text + used, size - used, "/");
         used = append_lengths(text, used, size, k, batch);
     }
-    if (varlen && th_integer(r, 0, 1) == 0) used += (size_t)snprintf(text + used, size - used, ";tail=%lld", (long long)th_integer(r, 1, 20));
+    if (varlen && th_integer(r, 0, 1) == 0)
+        used += (size_t)snprintf(text + used, size - used, ";tail=%lld", (long long)th_integer(r, 1, 20));
     snprintf(text + used, size - used, ";layout=%s;fill=%s", PICK(r, layouts), PICK(r, fills));
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tensors of more than 2^31 elements: few rows, spread over strides so large that every 32-bit offset overflows. Only the
- * rows are touched, so a device with lazily committed memory needs little of it. Results must be bit-identical to those
- * of packed tensors.
+ * Tensors of more than 2^31 elements: few rows, spread over strides so large that every 32-bit offset overflows. Only
+ * the rows are touched, so a device with lazily committed memory needs little of it. Results must be bit-identical to
+ * those of packed tensors.
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -56,10 +56,12 @@ static moba_tensor strides(const th_case *c, int64_t rows, int64_t heads, axis w
     return t;
 }
 
-static void compare(const th_session *session, const th_case *c, const char *name, const spread *s, const th_buffer *packed) {
+static void compare(const th_session *session, const th_case *c, const char *name, const spread *s,
+                    const th_buffer *packed) {
     moba_stream stream = {NULL};
     unsigned char *far = th_allocate(packed->bytes, 1), *near = th_allocate(packed->bytes, 1);
-    if (moba_buffer_read(session->context, stream, packed->data, near, packed->bytes) != MOBA_OK) th_fatal("%s", moba_last_error());
+    if (moba_buffer_read(session->context, stream, packed->data, near, packed->bytes) != MOBA_OK)
+        th_fatal("%s", moba_last_error());
     if (transfer(session, c, s, far, false) && memcmp(far, near, packed->bytes) != 0)
         th_fail(session, c, "%s past 2^31 elements differs from the packed run", name);
     free(far);
@@ -109,22 +111,27 @@ static void run_spread(const th_session *session, const th_case *c, axis which) 
             compare(session, c, "dv", &s[7], packed[7]);
         }
     } else {
-        fprintf(stderr, "%s: no address space for 8 tensors of 4 GiB (%s): not run\n", session->backend, moba_last_error());
+        fprintf(stderr, "%s: no address space for 8 tensors of 4 GiB (%s): not run\n", session->backend,
+                moba_last_error());
     }
-    for (int x = 0; x < N_TENSORS; x++) moba_buffer_destroy(session->context, s[x].tensor.buffer);
+    for (int x = 0; x < N_TENSORS; x++)
+        moba_buffer_destroy(session->context, s[x].tensor.buffer);
     th_close(e);
 }
 
 static void check_tokens(const th_session *sessions, size_t n, const th_case *c) {
-    for (size_t i = 0; i < n; i++) run_spread(&sessions[i], c, AXIS_TOKEN);
+    for (size_t i = 0; i < n; i++)
+        run_spread(&sessions[i], c, AXIS_TOKEN);
 }
 
 static void check_heads(const th_session *sessions, size_t n, const th_case *c) {
-    for (size_t i = 0; i < n; i++) run_spread(&sessions[i], c, AXIS_HEAD);
+    for (size_t i = 0; i < n; i++)
+        run_spread(&sessions[i], c, AXIS_HEAD);
 }
 
 static void check_batches(const th_session *sessions, size_t n, const th_case *c) {
-    for (size_t i = 0; i < n; i++) run_spread(&sessions[i], c, AXIS_BATCH);
+    for (size_t i = 0; i < n; i++)
+        run_spread(&sessions[i], c, AXIS_BATCH);
 }
 
 Test(large, token_strides) {

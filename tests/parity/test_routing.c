@@ -22,8 +22,7 @@ static void check_routing(const th_session *sessions, size_t n, const th_case *c
         if (th_run(e, TH_ROUTE, NULL, &route)) th_check_gate(&sessions[i], c, route.selection, exact);
         if (th_run(e, TH_FORWARD, NULL, &forward)) {
             th_check_index(&sessions[i], c, e, &forward);
-            if (route.selection != NULL)
-                th_check_same_result(&sessions[i], c, "route and forward", &route, &forward);
+            if (route.selection != NULL) th_check_same_result(&sessions[i], c, "route and forward", &route, &forward);
             size_t bytes = (size_t)th_selection_elements(c) * sizeof *selection;
             if (x == NULL) {
                 x = th_expect(c, forward.selection, false);
@@ -73,7 +72,8 @@ static void check_fill(const char *fill) {
         problems[i] = text;
     }
     th_for_each(problems, COUNT(shapes), check_routing);
-    for (size_t i = 0; i < COUNT(shapes); i++) free((void *)(uintptr_t)problems[i]);
+    for (size_t i = 0; i < COUNT(shapes); i++)
+        free((void *)(uintptr_t)problems[i]);
 }
 
 Test(routing, regret) { check_fill("normal"); }

@@ -30,14 +30,16 @@ typedef struct arrays {
 static arrays a;
 
 static void fill(double *x) {
-    for (int i = 0; i < MAX_ELEMENTS; i++) x[i] = uniform();
+    for (int i = 0; i < MAX_ELEMENTS; i++)
+        x[i] = uniform();
 }
 
 static double loss(const ref_shape *s) {
     ref_kconv(s, a.k, a.w, a.kprime);
     ref_attend(s, a.q, a.kprime, a.v, a.selection, a.o, a.lse);
     double sum = 0;
-    for (int64_t x = 0; x < s->total_q * s->n_q_heads * s->head_dim; x++) sum += a.o[x] * a.dout[x];
+    for (int64_t x = 0; x < s->total_q * s->n_q_heads * s->head_dim; x++)
+        sum += a.o[x] * a.dout[x];
     return sum;
 }
 
@@ -51,8 +53,8 @@ static void check_gradient(const ref_shape *s, double *x, const double *gradient
         double down = loss(s);
         x[i] = keep;
         double expected = (up - down) / (2 * h);
-        cr_assert(fabs(expected - gradient[i]) < 1e-8 * (1 + fabs(expected)), "%s[%d]: %.12g, finite difference %.12g", name,
-                  (int)i, gradient[i], expected);
+        cr_assert(fabs(expected - gradient[i]) < 1e-8 * (1 + fabs(expected)), "%s[%d]: %.12g, finite difference %.12g",
+                  name, (int)i, gradient[i], expected);
     }
 }
 
@@ -87,11 +89,21 @@ Test(reference, rounds_to_nearest_even) {
         int dtype;
         double in, out;
     } table[] = {
-        {REF_F16, 1 + 0x1p-11, 1},        {REF_F16, 1 + 0x3p-11, 1 + 0x1p-9}, {REF_F16, 65519, 65504},
-        {REF_F16, -65520, -INFINITY},     {REF_F16, 0x1p-25, 0},              {REF_F16, 0x1.8p-25, 0x1p-24},
-        {REF_F16, 0x1.fffp-15, 0x1p-14},  {REF_BF16, 1 + 0x1p-8, 1},          {REF_BF16, 1 + 0x3p-8, 1 + 0x1p-6},
-        {REF_BF16, 0x1.ffp127, INFINITY}, {REF_BF16, 0x1.fe8p127, 0x1.fep127}, {REF_BF16, -0x1p-134, -0.0},
-        {REF_F32, 0x1p-150, 0},           {REF_F32, 0x1.8p-150, 0x1p-149},    {REF_F32, 0x1.ffffffp127, INFINITY},
+        {REF_F16, 1 + 0x1p-11, 1},
+        {REF_F16, 1 + 0x3p-11, 1 + 0x1p-9},
+        {REF_F16, 65519, 65504},
+        {REF_F16, -65520, -INFINITY},
+        {REF_F16, 0x1p-25, 0},
+        {REF_F16, 0x1.8p-25, 0x1p-24},
+        {REF_F16, 0x1.fffp-15, 0x1p-14},
+        {REF_BF16, 1 + 0x1p-8, 1},
+        {REF_BF16, 1 + 0x3p-8, 1 + 0x1p-6},
+        {REF_BF16, 0x1.ffp127, INFINITY},
+        {REF_BF16, 0x1.fe8p127, 0x1.fep127},
+        {REF_BF16, -0x1p-134, -0.0},
+        {REF_F32, 0x1p-150, 0},
+        {REF_F32, 0x1.8p-150, 0x1p-149},
+        {REF_F32, 0x1.ffffffp127, INFINITY},
         {REF_EXACT, 1 + 0x1p-52, 1 + 0x1p-52},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
@@ -109,14 +121,16 @@ static ref_shape hand_shape(void) {
 }
 
 static void select_rows(const ref_shape *s, const double *k, double q_value) {
-    for (int i = 0; i < 10; i++) a.q[i] = q_value;
+    for (int i = 0; i < 10; i++)
+        a.q[i] = q_value;
     ref_centroids(s, k, a.centroids);
     ref_select(s, a.q, a.centroids, a.selection);
 }
 
 static void expect_row(int row, int top_k, const int32_t *expected) {
     for (int m = 0; m < top_k; m++)
-        cr_assert_eq(a.selection[row * top_k + m], expected[m], "row %d rank %d: %d", row, m, a.selection[row * top_k + m]);
+        cr_assert_eq(a.selection[row * top_k + m], expected[m], "row %d rank %d: %d", row, m,
+                     a.selection[row * top_k + m]);
 }
 
 Test(reference, selection_worked_by_hand) {

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define Q(t, h) (((t) * s->n_q_heads + (h)) * s->head_dim)
-#define K(t, g) (((t) * s->n_kv_heads + (g)) * s->head_dim)
+#define Q(t, h) (((t)*s->n_q_heads + (h)) * s->head_dim)
+#define K(t, g) (((t)*s->n_kv_heads + (g)) * s->head_dim)
 
 static void *allocate(int64_t n, size_t size) {
     void *p = calloc((size_t)(n > 0 ? n : 1), size);
@@ -31,13 +31,12 @@ double ref_round(int dtype, double x) {
 static int64_t seq_q(const ref_shape *s, int64_t b) { return s->cu_q[b + 1] - s->cu_q[b]; }
 static int64_t seq_k(const ref_shape *s, int64_t b) { return s->cu_k[b + 1] - s->cu_k[b]; }
 
-int64_t ref_seq_blocks(const ref_shape *s, int64_t b) {
-    return (seq_k(s, b) + s->block_size - 1) / s->block_size;
-}
+int64_t ref_seq_blocks(const ref_shape *s, int64_t b) { return (seq_k(s, b) + s->block_size - 1) / s->block_size; }
 
 int64_t ref_block_base(const ref_shape *s, int64_t b) {
     int64_t base = 0;
-    for (int64_t x = 0; x < b; x++) base += ref_seq_blocks(s, x);
+    for (int64_t x = 0; x < b; x++)
+        base += ref_seq_blocks(s, x);
     return base;
 }
 
@@ -66,7 +65,8 @@ void ref_kconv(const ref_shape *s, const double *k, const double *w, double *kpr
                 }
 }
 
-void ref_kconv_bwd(const ref_shape *s, const double *k, const double *w, const double *dkprime, double *dk, double *dw) {
+void ref_kconv_bwd(const ref_shape *s, const double *k, const double *w, const double *dkprime, double *dk,
+                   double *dw) {
     memcpy(dk, dkprime, sizeof *dk * (size_t)(s->total_k * s->n_kv_heads * s->head_dim));
     if (s->kconv_width == 0) return;
     memset(dw, 0, sizeof *dw * (size_t)(s->n_kv_heads * s->head_dim * s->kconv_width));
@@ -93,7 +93,8 @@ void ref_centroids(const ref_shape *s, const double *kprime, double *centroids) 
                     int64_t first = s->cu_k[b] + j * s->block_size;
                     int64_t end = first + s->block_size < s->cu_k[b + 1] ? first + s->block_size : s->cu_k[b + 1];
                     double sum = 0;
-                    for (int64_t t = first; t < end; t++) sum += kprime[K(t, g) + c];
+                    for (int64_t t = first; t < end; t++)
+                        sum += kprime[K(t, g) + c];
                     centroids[K(ref_block_base(s, b) + j, g) + c] = ref_round(s->dtype, sum / (double)(end - first));
                 }
 }
@@ -101,7 +102,8 @@ void ref_centroids(const ref_shape *s, const double *kprime, double *centroids) 
 double ref_score(const ref_shape *s, const double *q, const double *centroids, int64_t b, int64_t t, int h, int64_t j) {
     int g = h / (s->n_q_heads / s->n_kv_heads);
     double sum = 0;
-    for (int c = 0; c < s->head_dim; c++) sum += q[Q(t, h) + c] * centroids[K(ref_block_base(s, b) + j, g) + c];
+    for (int c = 0; c < s->head_dim; c++)
+        sum += q[Q(t, h) + c] * centroids[K(ref_block_base(s, b) + j, g) + c];
     return sum;
 }
 
@@ -126,7 +128,8 @@ int64_t ref_candidates(const ref_shape *s, int64_t b, int64_t i, bool *candidate
 }
 
 void ref_select(const ref_shape *s, const double *q, const double *centroids, int32_t *selection) {
-    for (int64_t x = 0; x < s->total_q * s->n_q_heads * s->top_k; x++) selection[x] = -1;
+    for (int64_t x = 0; x < s->total_q * s->n_q_heads * s->top_k; x++)
+        selection[x] = -1;
     for (int64_t b = 0; b < s->batch; b++) {
         int64_t n = ref_seq_blocks(s, b);
         bool *candidate = allocate(n, sizeof *candidate), *taken = allocate(n, sizeof *taken);
@@ -142,7 +145,8 @@ void ref_select(const ref_shape *s, const double *q, const double *centroids, in
                 for (int64_t x = 0; x < takes; x++) {
                     int64_t best = -1;
                     for (int64_t j = 0; j < n; j++) /* >= : of equal scores the more recent block */
-                        if (candidate[j] && !taken[j] && !isnan(score[j]) && (best < 0 || score[j] >= score[best])) best = j;
+                        if (candidate[j] && !taken[j] && !isnan(score[j]) && (best < 0 || score[j] >= score[best]))
+                            best = j;
                     if (best >= 0) taken[best] = true;
                 }
                 int32_t *row = selection + (t * s->n_q_heads + h) * s->top_k;
@@ -174,20 +178,23 @@ static double probabilities(const ref_shape *s, const double *q_row, const doubl
     for (int64_t x = 0; x < n; x++) {
         if (!keep[x]) continue;
         p[x] = 0;
-        for (int c = 0; c < s->head_dim; c++) p[x] += s->scale * q_row[c] * k_head[K(x, 0) + c];
+        for (int c = 0; c < s->head_dim; c++)
+            p[x] += s->scale * q_row[c] * k_head[K(x, 0) + c];
         if (isnan(p[x])) max = NAN;
         if (p[x] > max) max = p[x];
     }
     for (int64_t x = 0; x < n; x++)
         if (keep[x]) sum += p[x] = exp(p[x] - max);
-    for (int64_t x = 0; x < n; x++) p[x] = keep[x] ? p[x] / sum : 0;
+    for (int64_t x = 0; x < n; x++)
+        p[x] = keep[x] ? p[x] / sum : 0;
     return sum == 0 ? -INFINITY : max + log(sum);
 }
 
 void ref_attend(const ref_shape *s, const double *q, const double *kprime, const double *v, const int32_t *selection,
                 double *o, double *lse) {
     memset(o, 0, sizeof *o * (size_t)(s->total_q * s->n_q_heads * s->head_dim));
-    for (int64_t x = 0; x < s->total_q * s->n_q_heads; x++) lse[x] = -INFINITY;
+    for (int64_t x = 0; x < s->total_q * s->n_q_heads; x++)
+        lse[x] = -INFINITY;
     for (int64_t b = 0; b < s->batch; b++) {
         int64_t n = seq_k(s, b);
         bool *keep = allocate(n, sizeof *keep);
@@ -199,7 +206,8 @@ void ref_attend(const ref_shape *s, const double *q, const double *kprime, const
                 if (ref_keep(s, b, i, t, h, selection, keep) == 0) continue;
                 lse[h * s->total_q + t] = probabilities(s, q + Q(t, h), kprime + K(s->cu_k[b], g), keep, n, p);
                 for (int64_t x = 0; x < n; x++)
-                    for (int c = 0; keep[x] && c < s->head_dim; c++) o[Q(t, h) + c] += p[x] * v[K(s->cu_k[b] + x, g) + c];
+                    for (int c = 0; keep[x] && c < s->head_dim; c++)
+                        o[Q(t, h) + c] += p[x] * v[K(s->cu_k[b] + x, g) + c];
             }
         free(keep);
         free(p);

@@ -69,7 +69,8 @@ static void buffer_destroy(mobai_device *device, moba_buffer buffer) {
 
 static void *address(moba_buffer b) { return (void *)(uintptr_t)(b.handle + b.offset); }
 
-static moba_status buffer_write(mobai_device *device, moba_stream stream, moba_buffer to, const void *data, size_t bytes) {
+static moba_status buffer_write(mobai_device *device, moba_stream stream, moba_buffer to, const void *data,
+                                size_t bytes) {
     (void)device, (void)stream;
     MOBAI_TRY(check_lost());
     memcpy(address(to), data, bytes);
@@ -90,7 +91,8 @@ static moba_status buffer_fill(mobai_device *device, moba_stream stream, moba_bu
     return MOBA_OK;
 }
 
-static moba_status buffer_copy(mobai_device *device, moba_stream stream, moba_buffer from, moba_buffer to, size_t bytes) {
+static moba_status buffer_copy(mobai_device *device, moba_stream stream, moba_buffer from, moba_buffer to,
+                               size_t bytes) {
     (void)device, (void)stream;
     MOBAI_TRY(check_lost());
     memcpy(address(to), address(from), bytes);
@@ -139,7 +141,8 @@ static moba_status prepare(mobai_device *device, const mobai_variant *variant, c
     return check_lost();
 }
 
-static moba_status launch(mobai_device *device, moba_stream stream, const mobai_variant *variant, const mobai_stage_args *args) {
+static moba_status launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
+                          const mobai_stage_args *args) {
     (void)device, (void)stream;
     MOBAI_TRY(check_lost());
     cr_assert_lt(mock.n_launches, MOCK_MAX_LAUNCHES);
@@ -219,20 +222,54 @@ static const mobai_variant variants[] = {
     {.name = "gate__avx512", .stage = MOBAI_STAGE_GATE, .dtypes = ALL, .needs = MOBAI_CAP_AVX512, .cost = cost_5},
     {.name = "gate__mma", .stage = MOBAI_STAGE_GATE, .dtypes = ALL, .needs = MOBAI_CAP_MMA, .cost = cost_1},
     {.name = "index__mock", .stage = MOBAI_STAGE_INDEX, .dtypes = ALL, .cost = cost_1},
-    {.name = "attend__one_pass", .stage = MOBAI_STAGE_ATTEND, .dtypes = ALL, .flow = MOBAI_FLOW_ONE_PASS,
-     .cost = attend_one_pass_cost, .scratch_bytes = scratch_bytes},
-    {.name = "attend__partials", .stage = MOBAI_STAGE_ATTEND, .dtypes = ALL, .flow = MOBAI_FLOW_PARTIALS_F32,
-     .cost = attend_partials_cost, .scratch_bytes = scratch_bytes},
-    {.name = "attend_bf16_d128__sm90", .stage = MOBAI_STAGE_ATTEND, .dtypes = BF16_ONLY, .needs = MOBAI_CAP_WGMMA,
-     .flow = MOBAI_FLOW_PARTIALS_SM90, .reject = only_128, .cost = cost_1, .partial_bytes = half_partials},
-    {.name = "combine__f32", .stage = MOBAI_STAGE_COMBINE, .dtypes = ALL, .flow = MOBAI_FLOW_PARTIALS_F32, .cost = combine_cost},
-    {.name = "combine__sm90", .stage = MOBAI_STAGE_COMBINE, .dtypes = ALL, .flow = MOBAI_FLOW_PARTIALS_SM90, .cost = cost_1},
+    {.name = "attend__one_pass",
+     .stage = MOBAI_STAGE_ATTEND,
+     .dtypes = ALL,
+     .flow = MOBAI_FLOW_ONE_PASS,
+     .cost = attend_one_pass_cost,
+     .scratch_bytes = scratch_bytes},
+    {.name = "attend__partials",
+     .stage = MOBAI_STAGE_ATTEND,
+     .dtypes = ALL,
+     .flow = MOBAI_FLOW_PARTIALS_F32,
+     .cost = attend_partials_cost,
+     .scratch_bytes = scratch_bytes},
+    {.name = "attend_bf16_d128__sm90",
+     .stage = MOBAI_STAGE_ATTEND,
+     .dtypes = BF16_ONLY,
+     .needs = MOBAI_CAP_WGMMA,
+     .flow = MOBAI_FLOW_PARTIALS_SM90,
+     .reject = only_128,
+     .cost = cost_1,
+     .partial_bytes = half_partials},
+    {.name = "combine__f32",
+     .stage = MOBAI_STAGE_COMBINE,
+     .dtypes = ALL,
+     .flow = MOBAI_FLOW_PARTIALS_F32,
+     .cost = combine_cost},
+    {.name = "combine__sm90",
+     .stage = MOBAI_STAGE_COMBINE,
+     .dtypes = ALL,
+     .flow = MOBAI_FLOW_PARTIALS_SM90,
+     .cost = cost_1},
     {.name = "delta__mock", .stage = MOBAI_STAGE_DELTA, .dtypes = ALL, .cost = cost_1},
-    {.name = "attend_bwd__atomics", .stage = MOBAI_STAGE_ATTEND_BWD, .dtypes = ALL, .flow = MOBAI_FLOW_ONE_PASS,
-     .reject = not_deterministic, .cost = cost_1},
-    {.name = "attend_bwd__ordered", .stage = MOBAI_STAGE_ATTEND_BWD, .dtypes = 1 << MOBA_F32, .flow = MOBAI_FLOW_PARTIALS_F32,
-     .reject = backward_off, .cost = cost_10},
-    {.name = "dq_sum__mock", .stage = MOBAI_STAGE_DQ_SUM, .dtypes = ALL, .flow = MOBAI_FLOW_PARTIALS_F32, .cost = cost_1},
+    {.name = "attend_bwd__atomics",
+     .stage = MOBAI_STAGE_ATTEND_BWD,
+     .dtypes = ALL,
+     .flow = MOBAI_FLOW_ONE_PASS,
+     .reject = not_deterministic,
+     .cost = cost_1},
+    {.name = "attend_bwd__ordered",
+     .stage = MOBAI_STAGE_ATTEND_BWD,
+     .dtypes = 1 << MOBA_F32,
+     .flow = MOBAI_FLOW_PARTIALS_F32,
+     .reject = backward_off,
+     .cost = cost_10},
+    {.name = "dq_sum__mock",
+     .stage = MOBAI_STAGE_DQ_SUM,
+     .dtypes = ALL,
+     .flow = MOBAI_FLOW_PARTIALS_F32,
+     .cost = cost_1},
     {.name = "kconv_bwd__mock", .stage = MOBAI_STAGE_KCONV_BWD, .dtypes = ALL, .cost = cost_1},
 };
 
@@ -310,16 +347,20 @@ static moba_buffer make(moba_context *context, size_t bytes) {
 moba_forward_args mock_forward_args(moba_context *context, const moba_plan *plan, int64_t total_q, int64_t total_k) {
     const moba_problem *p = &plan->problem;
     moba_forward_args a = MOBA_FORWARD_ARGS_INIT;
-    size_t q_bytes = (size_t)(total_q * p->n_q_heads * p->head_dim) * 4, k_bytes = (size_t)(total_k * p->n_kv_heads * p->head_dim) * 4;
-    moba_tensor like_q = {MOBA_BUFFER_NULL, p->n_q_heads * p->head_dim, p->head_dim, total_q * p->n_q_heads * p->head_dim};
-    moba_tensor like_k = {MOBA_BUFFER_NULL, p->n_kv_heads * p->head_dim, p->head_dim, total_k * p->n_kv_heads * p->head_dim};
+    size_t q_bytes = (size_t)(total_q * p->n_q_heads * p->head_dim) * 4,
+           k_bytes = (size_t)(total_k * p->n_kv_heads * p->head_dim) * 4;
+    moba_tensor like_q = {MOBA_BUFFER_NULL, p->n_q_heads * p->head_dim, p->head_dim,
+                          total_q * p->n_q_heads * p->head_dim};
+    moba_tensor like_k = {MOBA_BUFFER_NULL, p->n_kv_heads * p->head_dim, p->head_dim,
+                          total_k * p->n_kv_heads * p->head_dim};
     a.in.q = a.o = like_q;
     a.in.k = a.in.v = like_k;
     a.in.q.buffer = make(context, q_bytes);
     a.o.buffer = make(context, q_bytes);
     a.in.k.buffer = make(context, k_bytes);
     a.in.v.buffer = make(context, k_bytes);
-    if (p->kconv_width > 0) a.in.kconv_weight = make(context, (size_t)(p->n_kv_heads * p->head_dim * p->kconv_width) * 4);
+    if (p->kconv_width > 0)
+        a.in.kconv_weight = make(context, (size_t)(p->n_kv_heads * p->head_dim * p->kconv_width) * 4);
     a.in.batch = 1;
     a.in.total_q = total_q;
     a.in.total_k = total_k;
@@ -332,6 +373,8 @@ moba_forward_args mock_forward_args(moba_context *context, const moba_plan *plan
 }
 
 void mock_free_args(moba_context *context, const moba_forward_args *a) {
-    moba_buffer all[] = {a->in.q.buffer, a->o.buffer, a->in.k.buffer, a->in.v.buffer, a->in.kconv_weight, a->lse, a->saved, a->workspace};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) moba_buffer_destroy(context, all[i]);
+    moba_buffer all[] = {a->in.q.buffer,     a->o.buffer, a->in.k.buffer, a->in.v.buffer,
+                         a->in.kconv_weight, a->lse,      a->saved,       a->workspace};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        moba_buffer_destroy(context, all[i]);
 }

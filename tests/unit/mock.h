@@ -17,15 +17,15 @@ typedef struct mock_launch {
 enum { MOCK_MAX_LAUNCHES = 4096 };
 
 typedef struct mock_state {
-    int32_t n_devices;      /* what probe says */
-    const char *reason;     /* why there are none */
+    int32_t n_devices;  /* what probe says */
+    const char *reason; /* why there are none */
     bool refuse_open;
     bool capturing;
-    bool backward;          /* false: attend_bwd has no variant that accepts */
-    size_t scratch;         /* scratch bytes of every attend variant */
+    bool backward;  /* false: attend_bwd has no variant that accepts */
+    size_t scratch; /* scratch bytes of every attend variant */
     double attend_one_pass_cost, attend_partials_cost, combine_cost;
-    int fail_at_launch;     /* -1: never; else the launch that fails, counted from 0 */
-    moba_status fail_with;  /* DEVICE_LOST: every later call fails too */
+    int fail_at_launch;    /* -1: never; else the launch that fails, counted from 0 */
+    moba_status fail_with; /* DEVICE_LOST: every later call fails too */
     bool lost;
     int n_open, n_buffers, n_prepared, n_begun, n_ended;
     int n_launches;

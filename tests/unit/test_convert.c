@@ -59,7 +59,8 @@ static void check_boundaries(uint32_t first, uint32_t last, float (*widen)(uint1
             float factor = sign ? -1.0f : 1.0f;
             cr_assert_eq(narrow(factor * middle), bit | (h % 2 == 0 ? h : h + 1), "midpoint above %04x", h);
             cr_assert_eq(narrow(factor * nextafterf(middle, 0)), bit | h, "below the midpoint above %04x", h);
-            cr_assert_eq(narrow(factor * nextafterf(middle, INFINITY)), bit | (h + 1), "above the midpoint above %04x", h);
+            cr_assert_eq(narrow(factor * nextafterf(middle, INFINITY)), bit | (h + 1), "above the midpoint above %04x",
+                         h);
         }
     }
 }

@@ -23,7 +23,8 @@ static void expect(const moba_plan *plan, const char *stage, const char *name) {
     if (name == NULL) {
         cr_assert_null(got, "%s: %s", stage, got);
     } else {
-        cr_assert(got != NULL && strcmp(got, name) == 0, "%s: %s, expected %s", stage, got != NULL ? got : "none", name);
+        cr_assert(got != NULL && strcmp(got, name) == 0, "%s: %s, expected %s", stage, got != NULL ? got : "none",
+                  name);
     }
 }
 
@@ -180,11 +181,24 @@ Test(dispatch, explain_is_complete_and_cuts_cleanly) {
     moba_problem p = mock_problem(1000);
     moba_plan *plan = make(context, &p);
     char text[8192], small[32];
-    static const char *const parts[] = {"head_dim 64",  "block_size 32",   "top_k 4",    "mock device", "centroid__mock", "gate__avx512",
-                                        "index__mock", "attend__partials", "combine__f32", "delta__mock", "attend_bwd__atomics", "workspace",
-                                        "slice",       "saved",            "us"};
+    static const char *const parts[] = {"head_dim 64",
+                                        "block_size 32",
+                                        "top_k 4",
+                                        "mock device",
+                                        "centroid__mock",
+                                        "gate__avx512",
+                                        "index__mock",
+                                        "attend__partials",
+                                        "combine__f32",
+                                        "delta__mock",
+                                        "attend_bwd__atomics",
+                                        "workspace",
+                                        "slice",
+                                        "saved",
+                                        "us"};
     cr_assert_eq(moba_plan_explain(plan, text, sizeof text), MOBA_OK);
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) HAS(text, parts[i]);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        HAS(text, parts[i]);
     for (size_t i = 0; i < mock_backend.n_variants; i++) {
         mobai_stage stage = mock_backend.variants[i].stage;
         if (stage != MOBAI_STAGE_KCONV && stage != MOBAI_STAGE_KCONV_BWD) HAS(text, mock_backend.variants[i].name);

@@ -13,7 +13,7 @@
 #define HAS(text, part) cr_assert_not_null(strstr((text), (part)), "\"%s\" lacks \"%s\"", (text), (part))
 
 Test(environment, table_names_every_variable) {
-    static const char *const names[] = {"MOBA_BACKEND", "MOBA_DEVICE", "MOBA_KERNEL", "MOBA_CAPS_MASK",
+    static const char *const names[] = {"MOBA_BACKEND", "MOBA_DEVICE",    "MOBA_KERNEL",  "MOBA_CAPS_MASK",
                                         "MOBA_VERBOSE", "MOBA_CACHE_DIR", "MOBA_VALIDATE"};
     cr_assert_eq(MOBAI_ENV_COUNT, 7);
     for (int i = 0; i < MOBAI_ENV_COUNT; i++) {
@@ -56,8 +56,10 @@ Test(environment, parsers_refuse_what_is_wrong_and_leave_the_result) {
     static const char *const devices[] = {"", "-1", "x", "1x", " 1", "1024", "99999999999999999999", "0x1"};
     static const char *const levels[] = {"", "ALL", "verbose", "none ", "1"};
     static const char *const flags[] = {"", "2", "yes", "11", "01"};
-    static const char *const masks[] = {"", "wgmma", "-", "-wgmma,", "-nosuch", "-wgmma,-nosuch", "--wgmma", "-wgmma -avx2"};
-    static const char *const kernels[] = {"", "attend", "attend=", "=x", "nosuch=x", "attend=x,gate", "attend=x,,gate=y"};
+    static const char *const masks[] = {"",        "wgmma",          "-",       "-wgmma,",
+                                        "-nosuch", "-wgmma,-nosuch", "--wgmma", "-wgmma -avx2"};
+    static const char *const kernels[] = {"",         "attend",        "attend=",         "=x",
+                                          "nosuch=x", "attend=x,gate", "attend=x,,gate=y"};
     int32_t device = -7;
     moba_log_level level = MOBA_LOG_RUN;
     bool flag = true;

@@ -83,18 +83,19 @@ static void drop(fixture *x) {
 
 static void expect_stages(const mobai_stage *stages, int n) {
     cr_assert_eq(mock.n_launches, n, "%d launches", mock.n_launches);
-    for (int i = 0; i < n; i++) cr_assert_eq(mock.launches[i].variant->stage, stages[i], "launch %d", i);
+    for (int i = 0; i < n; i++)
+        cr_assert_eq(mock.launches[i].variant->stage, stages[i], "launch %d", i);
     cr_assert_eq(mock.n_begun, 1);
     cr_assert_eq(mock.n_ended, 1);
     mock.n_launches = mock.n_begun = mock.n_ended = 0;
 }
 
 Test(runs, stages_come_in_their_order) {
-    static const mobai_stage forward[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_CENTROID, MOBAI_STAGE_GATE, MOBAI_STAGE_INDEX,
-                                          MOBAI_STAGE_ATTEND, MOBAI_STAGE_COMBINE};
+    static const mobai_stage forward[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_CENTROID, MOBAI_STAGE_GATE,
+                                          MOBAI_STAGE_INDEX, MOBAI_STAGE_ATTEND,   MOBAI_STAGE_COMBINE};
     static const mobai_stage attend[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_INDEX, MOBAI_STAGE_ATTEND, MOBAI_STAGE_COMBINE};
-    static const mobai_stage backward[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_DELTA, MOBAI_STAGE_ATTEND_BWD, MOBAI_STAGE_DQ_SUM,
-                                           MOBAI_STAGE_KCONV_BWD};
+    static const mobai_stage backward[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_DELTA, MOBAI_STAGE_ATTEND_BWD,
+                                           MOBAI_STAGE_DQ_SUM, MOBAI_STAGE_KCONV_BWD};
     fixture x = make(3, 1);
     cr_assert_eq(moba_forward(x.plan, stream, &x.f), MOBA_OK, "%s", moba_last_error());
     expect_stages(forward, 6);
@@ -200,9 +201,10 @@ static void set_lengths(fixture *x, const int32_t *q, const int32_t *k) {
 }
 
 static void expect_data_error(const fixture *x, const char *name, const char *value) {
-    moba_status all[] = {moba_forward(x->plan, stream, &x->f), moba_route(x->plan, stream, &x->r), moba_attend(x->plan, stream, &x->a),
-                         moba_backward(x->plan, stream, &x->b)};
-    for (size_t i = 0; i < 4; i++) cr_assert_eq(all[i], MOBA_ERROR_INVALID_DATA, "run %zu: %s", i, moba_status_name(all[i]));
+    moba_status all[] = {moba_forward(x->plan, stream, &x->f), moba_route(x->plan, stream, &x->r),
+                         moba_attend(x->plan, stream, &x->a), moba_backward(x->plan, stream, &x->b)};
+    for (size_t i = 0; i < 4; i++)
+        cr_assert_eq(all[i], MOBA_ERROR_INVALID_DATA, "run %zu: %s", i, moba_status_name(all[i]));
     HAS(moba_last_error(), name);
     HAS(moba_last_error(), value);
     cr_assert_eq(mock.n_launches, 0);
@@ -213,7 +215,10 @@ Test(runs, validation_reports_bad_lengths) {
     static const struct {
         int32_t cu[4];
         const char *value;
-    } bad[] = {{{1, 100, 200, 300}, "1"}, {{0, 100, 99, 300}, "99"}, {{0, 100, 200, 301}, "301"}, {{0, -5, 200, 300}, "-5"},
+    } bad[] = {{{1, 100, 200, 300}, "1"},
+               {{0, 100, 99, 300}, "99"},
+               {{0, 100, 200, 301}, "301"},
+               {{0, -5, 200, 300}, "-5"},
                {{0, 100, 200, INT32_MIN}, "-2147483648"}};
     setenv("MOBA_VALIDATE", "1", 1);
     fixture x = make(0, 1);
@@ -258,7 +263,10 @@ Test(runs, validation_reports_bad_selections) {
     static const struct {
         int32_t ids[4];
         const char *part;
-    } bad[] = {{{10, -1, -1, -1}, "10"}, {{-2, -1, -1, -1}, "-2"}, {{3, 3, -1, -1}, "3 twice"}, {{0, 2, INT32_MAX, -1}, "2147483647"}};
+    } bad[] = {{{10, -1, -1, -1}, "10"},
+               {{-2, -1, -1, -1}, "-2"},
+               {{3, 3, -1, -1}, "3 twice"},
+               {{0, 2, INT32_MAX, -1}, "2147483647"}};
     setenv("MOBA_VALIDATE", "1", 1);
     fixture x = make(0, 1);
     moba_buffer last = x.selection;
@@ -277,7 +285,8 @@ Test(runs, validation_reports_bad_selections) {
     x = make(0, 1);
     last = x.selection;
     moba_buffer_write(x.context, stream, last, bad[0].ids, sizeof bad[0].ids);
-    cr_assert_eq(moba_attend(x.plan, stream, &x.a), MOBA_OK, "without validation bad ids are ignored: %s", moba_last_error());
+    cr_assert_eq(moba_attend(x.plan, stream, &x.a), MOBA_OK, "without validation bad ids are ignored: %s",
+                 moba_last_error());
     drop(&x);
 }
 
@@ -294,6 +303,7 @@ Test(runs, validation_is_refused_inside_capture) {
     unsetenv("MOBA_VALIDATE");
     x = make(0, 1);
     mock.capturing = true;
-    cr_assert_eq(moba_forward(x.plan, stream, &x.f), MOBA_OK, "without validation a run can be captured: %s", moba_last_error());
+    cr_assert_eq(moba_forward(x.plan, stream, &x.f), MOBA_OK, "without validation a run can be captured: %s",
+                 moba_last_error());
     drop(&x);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Memory: layouts without overlap, sizes exact to the byte, slices by heads and by query range under workspace_limit, and
- * the bounds that the CPU backend promises.
+ * Memory: layouts without overlap, sizes exact to the byte, slices by heads and by query range under workspace_limit,
+ * and the bounds that the CPU backend promises.
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -20,8 +20,17 @@ static int by_offset(const void *a, const void *b) {
 /* Regions in use are aligned, disjoint, and the last one ends at the size that was asked for. */
 static void check_layout(const moba_plan *plan, mobai_pass pass) {
     const mobai_layout *l = &plan->layout[pass];
-    mobai_region all[] = {l->kprime, l->centroids, l->routing.selection, l->routing.index_offsets, l->routing.index_rows,
-                          l->routing.index_ranks, l->partials, l->partial_ml, l->delta, l->dkprime, l->scratch};
+    mobai_region all[] = {l->kprime,
+                          l->centroids,
+                          l->routing.selection,
+                          l->routing.index_offsets,
+                          l->routing.index_rows,
+                          l->routing.index_ranks,
+                          l->partials,
+                          l->partial_ml,
+                          l->delta,
+                          l->dkprime,
+                          l->scratch};
     size_t n = sizeof all / sizeof *all, end = 0;
     qsort(all, n, sizeof *all, by_offset);
     for (size_t i = 0; i < n; i++) {
@@ -53,7 +62,8 @@ Test(planner, layouts_are_disjoint_and_exact) {
         p.dense = variant & 8 ? 1 : 0;
         p.deterministic = (variant & 16) && !(variant & 4) && !p.dense;
         moba_plan *plan = make(context, &p);
-        size_t bytes, forward = plan->layout[MOBAI_PASS_FORWARD].bytes, backward = plan->layout[MOBAI_PASS_BACKWARD].bytes;
+        size_t bytes, forward = plan->layout[MOBAI_PASS_FORWARD].bytes,
+                      backward = plan->layout[MOBAI_PASS_BACKWARD].bytes;
         check_layout(plan, MOBAI_PASS_FORWARD);
         check_layout(plan, MOBAI_PASS_BACKWARD);
         cr_assert_eq(moba_plan_workspace(plan, &bytes), MOBA_OK);
@@ -69,8 +79,10 @@ Test(planner, saved_buffer_has_its_documented_layout) {
     moba_problem p = mock_problem(1000); /* 32 blocks of 32, group 2, 33 slots at most */
     moba_plan *plan = make(context, &p);
     size_t bytes, offset = 0;
-    mobai_region expected[] = {{0, 1000 * 4 * 4 * 4}, {0, 2 * (1000 / 32 + 1 + 1) * 8}, {0, 2 * 1000 * 2 * 4 * 4}, {0, 2 * 1000 * 2 * 4 * 2}};
-    mobai_region got[] = {plan->saved.selection, plan->saved.index_offsets, plan->saved.index_rows, plan->saved.index_ranks};
+    mobai_region expected[] = {
+        {0, 1000 * 4 * 4 * 4}, {0, 2 * (1000 / 32 + 1 + 1) * 8}, {0, 2 * 1000 * 2 * 4 * 4}, {0, 2 * 1000 * 2 * 4 * 2}};
+    mobai_region got[] = {plan->saved.selection, plan->saved.index_offsets, plan->saved.index_rows,
+                          plan->saved.index_ranks};
     for (size_t i = 0; i < 4; i++) {
         cr_assert_eq(got[i].offset, offset, "region %zu", i);
         cr_assert_eq(got[i].bytes, expected[i].bytes, "region %zu: %zu bytes", i, got[i].bytes);
@@ -91,15 +103,18 @@ static void check_cover(const moba_plan *plan, mobai_stage stage, int64_t total_
         if (mock.launches[i].variant->stage != stage) continue;
         cr_assert(a->kv_head_begin >= 0 && a->kv_head_end <= heads && a->query_begin >= 0 && a->query_end <= total_q);
         for (int64_t g = a->kv_head_begin; g < a->kv_head_end; g++)
-            for (int64_t t = a->query_begin; t < a->query_end; t++) seen[g * total_q + t]++;
+            for (int64_t t = a->query_begin; t < a->query_end; t++)
+                seen[g * total_q + t]++;
     }
-    for (int64_t x = 0; x < heads * total_q; x++) cr_assert_eq(seen[x], 1, "stage %d: item %lld is covered %d times", (int)stage, (long long)x, seen[x]);
+    for (int64_t x = 0; x < heads * total_q; x++)
+        cr_assert_eq(seen[x], 1, "stage %d: item %lld is covered %d times", (int)stage, (long long)x, seen[x]);
     free(seen);
 }
 
 static int count(mobai_stage stage) {
     int n = 0;
-    for (int i = 0; i < mock.n_launches; i++) n += mock.launches[i].variant->stage == stage;
+    for (int i = 0; i < mock.n_launches; i++)
+        n += mock.launches[i].variant->stage == stage;
     return n;
 }
 
@@ -180,7 +195,8 @@ Test(planner, unlimited_never_slices_and_larger_bounds_never_need_less) {
     moba_context_destroy(context);
 }
 
-/* Issue: at 64K the workspace is at most 15 % of q + k + v + o, and it never grows faster than N (MoBA#14, flash-moba#7). */
+/* Issue: at 64K the workspace is at most 15 % of q + k + v + o, and it never grows faster than N (MoBA#14,
+ * flash-moba#7). */
 Test(planner, cpu_workspace_is_bounded) {
     static const moba_dtype dtypes[] = {MOBA_F32, MOBA_F16, MOBA_BF16};
     moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
@@ -196,10 +212,13 @@ Test(planner, cpu_workspace_is_bounded) {
             p.head_dim = 128;
             p.block_size = 128;
             p.top_k = 8;
-            size_t bytes = workspace_of(context, &p), tensors = (size_t)(4 * n * 8 * 128) * (p.dtype == MOBA_F32 ? 4u : 2u);
+            size_t bytes = workspace_of(context, &p),
+                   tensors = (size_t)(4 * n * 8 * 128) * (p.dtype == MOBA_F32 ? 4u : 2u);
             if (n == 65536 && p.dtype == MOBA_F32)
                 cr_assert_leq(bytes, tensors * 15 / 100, "%zu bytes of workspace for %zu of tensors", bytes, tensors);
-            if (before > 0) cr_assert_leq(bytes, 2 * before, "%lld rows: %zu bytes, half as many: %zu", (long long)n, bytes, before);
+            if (before > 0)
+                cr_assert_leq(bytes, 2 * before, "%lld rows: %zu bytes, half as many: %zu", (long long)n, bytes,
+                              before);
             before = bytes;
         }
     }

@@ -44,8 +44,8 @@ static void check_rows(const row *rows, size_t n, const moba_problem *base) {
         char value[32];
         set(&p, &rows[i]);
         moba_status status = create(context, &p);
-        cr_assert_eq(status, rows[i].status, "%s = %lld: %s: %s", rows[i].name, (long long)rows[i].value, moba_status_name(status),
-                     moba_last_error());
+        cr_assert_eq(status, rows[i].status, "%s = %lld: %s: %s", rows[i].name, (long long)rows[i].value,
+                     moba_status_name(status), moba_last_error());
         if (status == MOBA_OK) continue;
         snprintf(value, sizeof value, "%lld", (long long)rows[i].value);
         HAS(moba_last_error(), rows[i].name);
@@ -121,8 +121,10 @@ Test(problems, every_field_has_its_limits) {
 
 Test(problems, non_causal_has_no_local_blocks_and_may_have_top_k_sinks) {
     static const row rows[] = {
-        {FIELD(n_local_blocks), 1, BAD, "causal"}, {FIELD(n_local_blocks), 0, OK, NULL},
-        {FIELD(n_sink_blocks), 4, OK, NULL},       {FIELD(n_sink_blocks), 5, BAD, "top_k"},
+        {FIELD(n_local_blocks), 1, BAD, "causal"},
+        {FIELD(n_local_blocks), 0, OK, NULL},
+        {FIELD(n_sink_blocks), 4, OK, NULL},
+        {FIELD(n_sink_blocks), 5, BAD, "top_k"},
     };
     moba_problem base = mock_problem(10000);
     base.causal = 0;
@@ -130,7 +132,8 @@ Test(problems, non_causal_has_no_local_blocks_and_may_have_top_k_sinks) {
 }
 
 Test(problems, top_k_may_pass_128_when_it_covers_all_blocks) {
-    static const row rows[] = {{FIELD(top_k), 312, NO, "313"}, {FIELD(top_k), 313, OK, NULL}, {FIELD(top_k), 100000, OK, NULL}};
+    static const row rows[] = {
+        {FIELD(top_k), 312, NO, "313"}, {FIELD(top_k), 313, OK, NULL}, {FIELD(top_k), 100000, OK, NULL}};
     moba_problem base = mock_problem(10000); /* 313 blocks of 32 */
     check_rows(rows, sizeof rows / sizeof *rows, &base);
     base.max_seqlen_k = 32 * 129;

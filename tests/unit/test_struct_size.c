@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * struct_size: callers built against a shorter structure still run, a longer one is accepted while what it adds is zero.
+ * struct_size: callers built against a shorter structure still run, a longer one is accepted while what it adds is
+ * zero.
  */
 #include <criterion/criterion.h>
 #include <stddef.h>
@@ -109,7 +110,8 @@ Test(struct_size, descriptions_write_no_more_than_the_caller_has) {
     cr_assert_eq(moba_context_device(context, &out.d), MOBA_OK);
     cr_assert_str_eq(out.d.name, "mock device");
     cr_assert_eq(out.d.struct_size, offsetof(moba_device_description, driver));
-    for (size_t i = offsetof(moba_device_description, driver); i < sizeof out; i++) cr_assert_eq(out.bytes[i], 0xab, "byte %zu", i);
+    for (size_t i = offsetof(moba_device_description, driver); i < sizeof out; i++)
+        cr_assert_eq(out.bytes[i], 0xab, "byte %zu", i);
     out.d.struct_size = 0;
     cr_assert_eq(moba_context_device(context, &out.d), MOBA_ERROR_INVALID_ARGUMENT);
     moba_context_destroy(context);
