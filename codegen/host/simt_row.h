@@ -8,7 +8,16 @@
 
 #include "simt_table.h"
 
-#define MOBAI_SIMT_ROW(name, stage, dtypes, flow, m, n, cost, scratch)                                                 \
-    {#name, MOBAI_STAGE_##stage, dtypes, 0, MOBAI_FLOW_##flow, m, n, mobai_reject_##name, cost, scratch, NULL, &mobai_program_##name},
+#define MOBAI_SIMT_ROW(row, stage_name, dtype_set, flow_name, m, n, cost_fn, scratch_fn)                               \
+    {.name = #row,                                                                                                     \
+     .stage = MOBAI_STAGE_##stage_name,                                                                                \
+     .dtypes = dtype_set,                                                                                              \
+     .flow = MOBAI_FLOW_##flow_name,                                                                                   \
+     .tile_m = m,                                                                                                      \
+     .tile_n = n,                                                                                                      \
+     .reject = mobai_reject_##row,                                                                                     \
+     .cost = cost_fn,                                                                                                  \
+     .scratch_bytes = scratch_fn,                                                                                      \
+     .code = &mobai_program_##row},
 
 #endif
