@@ -2,12 +2,13 @@
  *
  * Rates of the CPU backend beside OpenBLAS's sgemm, in one run, with the thresholds that the project holds itself to.
  *
- *   env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE build/bin/cpu_rates [length [repeats]]
+ *   env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE build/bin/cpu_rates [length [repeats [cpu]]]
  *
  * Problem: batch 1, 8 heads, head_dim 128, block_size 128, top_k 8, causal, float32, `length` tokens (16384), normal
  * random data. Useful flops count selected, visible (query, key) pairs: 4 head_dim each forward, 10 backward. sgemm is
  * 1024 x 1024 x 1024. The contestants take turns `repeats` times (5) and the least time of each counts, so that a busy
- * neighbour hits all of them alike. Exit code: 0 when every threshold is met, 1 when not, 2 when something failed.
+ * neighbour hits all of them alike. With `cpu` one thread is measured, in its own CPU time: the figures to take on a
+ * machine that is never quiet. Exit code: 0 when every threshold is met, 1 when not, 2 when something failed.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <cblas.h>
@@ -21,9 +22,11 @@
 
 enum { HEADS = 8, HEAD_DIM = 128, BLOCK = 128, TOP_K = 8, GEMM = 1024, MAX_STAGES = 64 };
 
+static clockid_t clock_id = CLOCK_MONOTONIC;
+
 static double now_ms(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock_id, &t);
     return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
 }
 
@@ -210,10 +213,13 @@ static void expect(const char *what, double value, int at_least, double limit) {
 int main(int argc, char **argv) {
     problem p = {.length = argc > 1 ? atoll(argv[1]) : 16384};
     const int repeats = argc > 2 ? atoi(argv[2]) : 5;
-    if (p.length < 1 || repeats < 1) {
-        fprintf(stderr, "usage: cpu_rates [length [repeats]], both at least 1\n");
+    const int cpu_time = argc > 3 && strcmp(argv[3], "cpu") == 0;
+    if (p.length < 1 || repeats < 1 || argc > 4 || (argc == 4 && !cpu_time)) {
+        fprintf(stderr, "usage: cpu_rates [length [repeats [cpu]]], both numbers at least 1\n");
         return 2;
     }
+    if (cpu_time) clock_id = CLOCK_THREAD_CPUTIME_ID;
+    const int n_contestants = cpu_time ? 1 : 2;
     const size_t n = (size_t)p.length * HEADS * HEAD_DIM;
     p.q = normal(n, 1), p.k = normal(n, 2), p.v = normal(n, 3), p.dout = normal(n, 4);
     p.o = allocate(n * sizeof(float)), p.dq = allocate(n * sizeof(float)), p.dk = allocate(n * sizeof(float));
@@ -221,10 +227,12 @@ int main(int argc, char **argv) {
     p.selection = allocate((size_t)p.length * HEADS * TOP_K * sizeof(int32_t));
     p.a = normal(GEMM * GEMM, 5), p.b = normal(GEMM * GEMM, 6), p.c = allocate(GEMM * GEMM * sizeof(float));
 
-    contestant two[2] = {enter(&p, 1), enter(&p, 2)};
+    contestant two[2] = {{0}};
+    for (int i = 0; i < n_contestants; i++)
+        two[i] = enter(&p, i + 1);
     moba_set_log(on_log, NULL, MOBA_LOG_RUN);
     for (int r = 0; r < repeats; r++)
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < n_contestants; i++) {
             for (int s = 0; s < 4; s++)
                 time_sgemm(&p, &two[i]);
             time_forward(&p, &two[i]);
@@ -237,9 +245,9 @@ int main(int argc, char **argv) {
     printf("OpenBLAS core %s; kernels %s, %s; length %lld; least of %d\n", openblas_get_corename(),
            moba_plan_kernel(two[0].plan, "attend"), moba_plan_kernel(two[0].plan, "attend_bwd"), (long long)p.length,
            repeats);
-    printf("workspace %.1f MB, saved %.1f MB; q + k + v + o %.1f MB\n", 1e-6 * (double)two[1].workspace_bytes,
-           1e-6 * (double)two[1].saved_bytes, 4e-6 * 4.0 * (double)n);
-    for (int i = 0; i < 2; i++) {
+    printf("workspace %.1f MB, saved %.1f MB; q + k + v + o %.1f MB\n", 1e-6 * (double)two[0].workspace_bytes,
+           1e-6 * (double)two[0].saved_bytes, 4e-6 * 4.0 * (double)n);
+    for (int i = 0; i < n_contestants; i++) {
         const times *t = &two[i].least;
         const double sgemm = 1e-6 * gemm_flops / t->sgemm;
         printf(
@@ -248,15 +256,17 @@ int main(int argc, char **argv) {
             two[i].n_threads, i ? "s" : "", sgemm, t->forward, t->centroid, t->gate, t->index, t->attend, t->backward);
         expect("forward attend, share of sgemm's rate", 4e-6 * HEAD_DIM * pairs / t->attend / sgemm, 1, 0.50);
         expect("backward, share of sgemm's rate", 10e-6 * HEAD_DIM * pairs / t->backward / sgemm, 1, 0.40);
-        expect("gate + index, share of the forward", (t->gate + t->index) / t->forward, 0, 0.15);
+        /* The gate grows with the square of the length, attention with the length: the limit is for 16384. */
+        if (p.length <= 16384) expect("gate + index, share of the forward", (t->gate + t->index) / t->forward, 0, 0.15);
     }
-    const double scaling = two[0].least.sgemm / two[1].least.sgemm;
-    expect("forward, scaling to two threads over sgemm's", two[0].least.forward / two[1].least.forward / scaling, 1,
-           0.95);
-    expect("backward, scaling to two threads over sgemm's", two[0].least.backward / two[1].least.backward / scaling, 1,
-           0.95);
+    if (n_contestants == 2) {
+        const times *one = &two[0].least, *both = &two[1].least;
+        const double sgemm = one->sgemm / both->sgemm;
+        expect("forward, scaling to two threads over sgemm's", one->forward / both->forward / sgemm, 1, 0.95);
+        expect("backward, scaling to two threads over sgemm's", one->backward / both->backward / sgemm, 1, 0.95);
+    }
     moba_set_log(NULL, NULL, MOBA_LOG_NONE);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < n_contestants; i++) {
         moba_plan_destroy(two[i].plan);
         moba_context_destroy(two[i].context);
         free(two[i].workspace);
