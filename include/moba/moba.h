@@ -99,25 +99,29 @@ MOBA_API void moba_set_log(moba_log_fn fn, void *user, moba_log_level level);
 /** What moba_backend_info() and `moba info` show of one backend. Strings live as long as the library. */
 typedef struct moba_backend_description {
     size_t struct_size;
-    const char *name;   /**< "cpu", "cuda", "hip", "opencl", "vulkan" */
-    int32_t built;      /**< 1 when this library contains it */
-    int32_t usable;     /**< 1 when at least one device can be opened now */
-    int32_t n_devices;  /**< devices found */
-    char reason[256];   /**< why it is not usable; "" when it is */
+    const char *name;  /**< "cpu", "cuda", "hip", "opencl", "vulkan" */
+    int32_t built;     /**< 1 when this library contains it */
+    int32_t usable;    /**< 1 when at least one device can be opened now */
+    int32_t n_devices; /**< devices found */
+    char reason[256];  /**< why it is not usable; "" when it is */
 } moba_backend_description;
-#define MOBA_BACKEND_DESCRIPTION_INIT {sizeof(moba_backend_description), NULL, 0, 0, 0, {0}}
+#define MOBA_BACKEND_DESCRIPTION_INIT                                                                                  \
+    {                                                                                                                  \
+        sizeof(moba_backend_description), NULL, 0, 0, 0, { 0 }                                                         \
+    }
 
 /** One device of one backend. */
 typedef struct moba_device_description {
     size_t struct_size;
-    char name[128];              /**< as the driver gives it */
-    char driver[128];            /**< driver name and version */
-    char capabilities[256];      /**< space-separated names that MOBA_CAPS_MASK accepts */
-    uint64_t memory_bytes;       /**< total device memory */
-    int32_t n_compute_units;     /**< cores, multiprocessors, compute units; CPU: threads the context would use */
-    int32_t is_software;         /**< 1: a GPU API run by the CPU (PoCL, lavapipe) */
+    char name[128];          /**< as the driver gives it */
+    char driver[128];        /**< driver name and version */
+    char capabilities[256];  /**< space-separated names that MOBA_CAPS_MASK accepts */
+    uint64_t memory_bytes;   /**< total device memory */
+    int32_t n_compute_units; /**< cores, multiprocessors, compute units; CPU: threads the context would use */
+    int32_t is_software;     /**< 1: a GPU API run by the CPU (PoCL, lavapipe) */
 } moba_device_description;
-#define MOBA_DEVICE_DESCRIPTION_INIT {sizeof(moba_device_description), {0}, {0}, {0}, 0, 0, 0}
+#define MOBA_DEVICE_DESCRIPTION_INIT                                                                                   \
+    { sizeof(moba_device_description), {0}, {0}, {0}, 0, 0, 0 }
 
 /** Number of backends this version knows, built in or not. */
 MOBA_API int32_t moba_backend_count(void);
@@ -146,7 +150,8 @@ typedef struct moba_context_options {
      *  stays the caller's. NULL: the library opens its own. `backend` must then name that one backend. */
     const void *native;
 } moba_context_options;
-#define MOBA_CONTEXT_OPTIONS_INIT {sizeof(moba_context_options), NULL, -1, 0, NULL}
+#define MOBA_CONTEXT_OPTIONS_INIT                                                                                      \
+    { sizeof(moba_context_options), NULL, -1, 0, NULL }
 
 /**
  * Opens a context. `options` NULL means MOBA_CONTEXT_OPTIONS_INIT. A backend that is named (by `options` or by
@@ -172,7 +177,8 @@ typedef struct moba_buffer {
     uint64_t handle; /**< an address (CPU, CUDA, HIP), a cl_mem, a VkBuffer */
     uint64_t offset; /**< bytes past it */
 } moba_buffer;
-#define MOBA_BUFFER_NULL {0, 0}
+#define MOBA_BUFFER_NULL                                                                                               \
+    { 0, 0 }
 
 /** A 3-d view [token][head][head_dim] with head_dim contiguous. Strides in elements, none negative. */
 typedef struct moba_tensor {
@@ -184,7 +190,8 @@ typedef struct moba_tensor {
 
 /** An ordered queue of work. */
 typedef struct moba_stream {
-    void *native; /**< CUstream, hipStream_t, cl_command_queue, VkCommandBuffer; NULL: the default one, always so on the CPU */
+    void *native; /**< CUstream, hipStream_t, cl_command_queue, VkCommandBuffer; NULL: the default one, always so on the
+                     CPU */
 } moba_stream;
 
 /** A moment in a stream, for timing. */
@@ -198,7 +205,8 @@ MOBA_API moba_status moba_buffer_create(moba_context *context, size_t bytes, mob
 /** Frees what moba_buffer_create() gave; a none buffer is allowed. Work that uses it must have finished. */
 MOBA_API void moba_buffer_destroy(moba_context *context, moba_buffer buffer);
 
-/** Copies `bytes` from host memory into `buffer`. Ordered after earlier work of `stream`; returns when `data` may be reused. */
+/** Copies `bytes` from host memory into `buffer`. Ordered after earlier work of `stream`; returns when `data` may be
+ * reused. */
 MOBA_API moba_status moba_buffer_write(moba_context *context, moba_stream stream, moba_buffer buffer, const void *data,
                                        size_t bytes);
 
@@ -245,28 +253,29 @@ typedef enum moba_dtype {
 typedef struct moba_problem {
     size_t struct_size;
     moba_dtype dtype;
-    int32_t n_q_heads;      /**< a multiple of n_kv_heads */
-    int32_t n_kv_heads;     /**< query head h reads key-value head h / (n_q_heads / n_kv_heads) */
-    int32_t head_dim;       /**< 1..256 */
-    int32_t block_size;     /**< keys in a routed block, >= 16; ignored when dense */
-    int32_t top_k;          /**< blocks a row attends to, own and forced ones included: 1..128, or at least the
-                                 number of blocks of the longest key sequence (dense attention); ignored when dense */
-    int32_t n_sink_blocks;  /**< first blocks of the sequence that are always taken */
-    int32_t n_local_blocks; /**< most recent blocks, own included, always taken; needs causal */
-    int32_t kconv_width;    /**< taps of the key convolution: 0 (none) or 2..8 (arXiv 2511.11571 appendix C) */
-    int32_t causal;         /**< 1: bottom-right aligned causal mask; 0: none */
-    int32_t dense;          /**< 1: every key, no routing (for hybrid models) */
-    int32_t deterministic;  /**< 1: moba_backward() must be bit-identical from run to run; refused if it cannot be */
-    float softmax_scale;    /**< factor on <q, k>; 0: 1 / sqrt(head_dim). Must be finite */
-    int64_t max_batch;      /**< sequences a run may have, >= 1 */
-    int64_t max_total_q;    /**< query rows over all sequences, storage rows included, < 2^31 */
-    int64_t max_total_k;    /**< key rows over all sequences, < 2^31 */
-    int64_t max_seqlen_q;   /**< longest query sequence; 0: max_total_q */
-    int64_t max_seqlen_k;   /**< longest key sequence; 0: max_total_k */
+    int32_t n_q_heads;        /**< a multiple of n_kv_heads */
+    int32_t n_kv_heads;       /**< query head h reads key-value head h / (n_q_heads / n_kv_heads) */
+    int32_t head_dim;         /**< 1..256 */
+    int32_t block_size;       /**< keys in a routed block, >= 16; ignored when dense */
+    int32_t top_k;            /**< blocks a row attends to, own and forced ones included: 1..128, or at least the
+                                   number of blocks of the longest key sequence (dense attention); ignored when dense */
+    int32_t n_sink_blocks;    /**< first blocks of the sequence that are always taken */
+    int32_t n_local_blocks;   /**< most recent blocks, own included, always taken; needs causal */
+    int32_t kconv_width;      /**< taps of the key convolution: 0 (none) or 2..8 (arXiv 2511.11571 appendix C) */
+    int32_t causal;           /**< 1: bottom-right aligned causal mask; 0: none */
+    int32_t dense;            /**< 1: every key, no routing (for hybrid models) */
+    int32_t deterministic;    /**< 1: moba_backward() must be bit-identical from run to run; refused if it cannot be */
+    float softmax_scale;      /**< factor on <q, k>; 0: 1 / sqrt(head_dim). Must be finite */
+    int64_t max_batch;        /**< sequences a run may have, >= 1 */
+    int64_t max_total_q;      /**< query rows over all sequences, storage rows included, < 2^31 */
+    int64_t max_total_k;      /**< key rows over all sequences, < 2^31 */
+    int64_t max_seqlen_q;     /**< longest query sequence; 0: max_total_q */
+    int64_t max_seqlen_k;     /**< longest key sequence; 0: max_total_k */
     uint64_t workspace_limit; /**< bytes; 0: the backend's default, MOBA_WORKSPACE_UNLIMITED: no limit. A limit
                                    below the least possible is refused, with the least in the sentence */
 } moba_problem;
-#define MOBA_PROBLEM_INIT {sizeof(moba_problem), MOBA_F32, 1, 1, 64, 128, 8, 0, 0, 0, 1, 0, 0, 0.0f, 1, 0, 0, 0, 0, 0}
+#define MOBA_PROBLEM_INIT                                                                                              \
+    { sizeof(moba_problem), MOBA_F32, 1, 1, 64, 128, 8, 0, 0, 0, 1, 0, 0, 0.0f, 1, 0, 0, 0, 0, 0 }
 
 /* ------------------------------------------------------------------------------------------------- plan -- */
 
@@ -307,8 +316,10 @@ typedef struct moba_inputs {
     moba_tensor q;            /**< [total_q][n_q_heads][head_dim] */
     moba_tensor k;            /**< [total_k][n_kv_heads][head_dim]; raw keys, before the key convolution */
     moba_tensor v;            /**< like k; not read by moba_route() */
-    moba_buffer kconv_weight; /**< dtype [n_kv_heads][head_dim][kconv_width], tap l looks l keys back; none when kconv_width is 0 */
-    moba_buffer cu_seqlens_q; /**< int32 [batch + 1] ascending from 0, in device memory; none: `batch` sequences of equal length */
+    moba_buffer kconv_weight; /**< dtype [n_kv_heads][head_dim][kconv_width], tap l looks l keys back; none when
+                                 kconv_width is 0 */
+    moba_buffer cu_seqlens_q; /**< int32 [batch + 1] ascending from 0, in device memory; none: `batch` sequences of
+                                 equal length */
     moba_buffer cu_seqlens_k; /**< likewise for keys; both or neither */
     int64_t batch;            /**< sequences, 1..max_batch */
     int64_t total_q;          /**< storage rows of q, 0..max_total_q; without cu_seqlens a multiple of batch */
@@ -327,7 +338,8 @@ typedef struct moba_forward_args {
     moba_buffer workspace; /**< moba_plan_workspace() bytes, contents irrelevant before and after */
     size_t workspace_bytes;
 } moba_forward_args;
-#define MOBA_FORWARD_ARGS_INIT {.struct_size = sizeof(moba_forward_args)}
+#define MOBA_FORWARD_ARGS_INIT                                                                                         \
+    { .struct_size = sizeof(moba_forward_args) }
 
 /** The gate alone: the selection (spec.md sections 2 to 4). */
 typedef struct moba_route_args {
@@ -337,7 +349,8 @@ typedef struct moba_route_args {
     moba_buffer workspace;
     size_t workspace_bytes;
 } moba_route_args;
-#define MOBA_ROUTE_ARGS_INIT {.struct_size = sizeof(moba_route_args)}
+#define MOBA_ROUTE_ARGS_INIT                                                                                           \
+    { .struct_size = sizeof(moba_route_args) }
 
 /** Attention over a selection the caller prescribes (spec.md sections 4 and 5). */
 typedef struct moba_attend_args {
@@ -351,25 +364,27 @@ typedef struct moba_attend_args {
     moba_buffer workspace;
     size_t workspace_bytes;
 } moba_attend_args;
-#define MOBA_ATTEND_ARGS_INIT {.struct_size = sizeof(moba_attend_args)}
+#define MOBA_ATTEND_ARGS_INIT                                                                                          \
+    { .struct_size = sizeof(moba_attend_args) }
 
 /** Gradients with the forward's selection held fixed (spec.md section 6). */
 typedef struct moba_backward_args {
     size_t struct_size;
-    moba_inputs in;           /**< as given to the forward */
-    moba_tensor o;            /**< in: the forward's output */
-    moba_buffer lse;          /**< in: the forward's lse */
-    moba_tensor dout;         /**< in: gradient of o, like q */
-    moba_buffer saved;        /**< in: the forward's saved buffer; none only for a dense plan */
+    moba_inputs in;    /**< as given to the forward */
+    moba_tensor o;     /**< in: the forward's output */
+    moba_buffer lse;   /**< in: the forward's lse */
+    moba_tensor dout;  /**< in: gradient of o, like q */
+    moba_buffer saved; /**< in: the forward's saved buffer; none only for a dense plan */
     size_t saved_bytes;
-    moba_tensor dq;           /**< out, like q */
-    moba_tensor dk;           /**< out, like k; gradient of the raw keys */
-    moba_tensor dv;           /**< out, like v */
+    moba_tensor dq;            /**< out, like q */
+    moba_tensor dk;            /**< out, like k; gradient of the raw keys */
+    moba_tensor dv;            /**< out, like v */
     moba_buffer dkconv_weight; /**< out, float32 [n_kv_heads][head_dim][kconv_width]; none when kconv_width is 0 */
     moba_buffer workspace;
     size_t workspace_bytes;
 } moba_backward_args;
-#define MOBA_BACKWARD_ARGS_INIT {.struct_size = sizeof(moba_backward_args)}
+#define MOBA_BACKWARD_ARGS_INIT                                                                                        \
+    { .struct_size = sizeof(moba_backward_args) }
 
 /**
  * Enqueue one pass of `plan` on `stream`. Buffers must stay valid until the stream has passed this work, and no
@@ -410,14 +425,14 @@ typedef struct moba_advice {
     size_t struct_size;
     int32_t block_size;
     int32_t top_k;
-    double snr;               /**< of this block size */
-    double snr_required;      /**< by this top_k at this length */
-    double recall;            /**< moba_snr_recall() */
-    double forward_us;        /**< cost model, microseconds */
+    double snr;          /**< of this block size */
+    double snr_required; /**< by this top_k at this length */
+    double recall;       /**< moba_snr_recall() */
+    double forward_us;   /**< cost model, microseconds */
     double backward_us;
-    double dense_forward_us;  /**< the same problem with dense = 1 */
+    double dense_forward_us; /**< the same problem with dense = 1 */
     double dense_backward_us;
-    int64_t break_even;       /**< least sequence length from which this forward is faster than dense; -1: none up to 2^24 */
+    int64_t break_even; /**< least sequence length from which this forward is faster than dense; -1: none up to 2^24 */
 } moba_advice;
 
 /**
