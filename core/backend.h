@@ -130,6 +130,7 @@ typedef struct mobai_stage_args {
     moba_buffer dkprime;    /* float32 [total_k][n_kv_heads][head_dim] */
     moba_buffer scratch;    /* mobai_variant.scratch_bytes, for this launch only */
     size_t scratch_bytes;
+    moba_buffer kept; /* mobai_backend.kept_bytes, from the launch of the variant that has them to the end of the run */
 } mobai_stage_args;
 
 /** Index of the first pick of (row t, head h of kv head g) in partials and partial_ml of a slice:
@@ -229,6 +230,9 @@ typedef struct mobai_backend {
     moba_status (*run_begin)(mobai_device *device, moba_stream stream);
     moba_status (*run_end)(mobai_device *device, moba_stream stream);
 
+    /** Optional: bytes that `variant` leaves in mobai_stage_args.kept for later stages of the same run, for all heads and
+     *  rows of the shape's problem. At most one variant of a chain has them. */
+    size_t (*kept_bytes)(const mobai_variant *variant, const mobai_shape *shape);
     /** Rank when nothing is named: the usable backend with the highest wins; 0: only when named. */
     int32_t (*rank)(int32_t device_index);
     const mobai_variant *variants;

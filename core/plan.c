@@ -101,15 +101,19 @@ bool mobai_layout_pass(const moba_plan *plan, mobai_pass pass, int32_t slice_kv_
         l.partials = take(&a, picks, (size_t)p->top_k, each, 1);
         if (pass == MOBAI_PASS_FORWARD) l.partial_ml = take(&a, picks, (size_t)p->top_k, 2, sizeof(float));
     }
-    size_t scratch = 0;
+    size_t scratch = 0, kept = 0;
     for (int s = 0; s < MOBAI_STAGE_COUNT; s++) {
         const mobai_variant *variant = plan->chain[s];
         bool in_pass = is_backward_stage((mobai_stage)s) == (pass == MOBAI_PASS_BACKWARD) || s == MOBAI_STAGE_KCONV;
-        if (!variant || !variant->scratch_bytes || !in_pass) continue;
-        size_t bytes = variant->scratch_bytes(&shape);
+        if (!variant || !in_pass) continue;
+        size_t bytes = variant->scratch_bytes ? variant->scratch_bytes(&shape) : 0;
         if (bytes > scratch) scratch = bytes;
+        const mobai_backend *backend = plan->context->backend;
+        bytes = backend->kept_bytes ? backend->kept_bytes(variant, &shape) : 0;
+        if (bytes > kept) kept = bytes;
     }
     l.scratch = take(&a, scratch, 1, 1, 1);
+    l.kept = take(&a, kept, 1, 1, 1);
     l.bytes = a.used;
     *out = l;
     return !a.overflow;

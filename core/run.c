@@ -75,6 +75,7 @@ static mobai_stage_args stage_args(const moba_plan *plan, const mobai_run *run, 
     a.dkprime = at(workspace, layout->dkprime);
     a.scratch = at(workspace, layout->scratch);
     a.scratch_bytes = layout->scratch.bytes;
+    a.kept = at(workspace, layout->kept);
     return a;
 }
 

@@ -354,6 +354,7 @@ const mobai_backend mobai_backend_cuda = {
     .launch = cuda_launch,
     .run_begin = cuda_run_begin,
     .run_end = cuda_run_end,
+    .kept_bytes = cuda_kept_bytes,
     .rank = cuda_rank,
     .variants = cuda_variants,
     .n_variants = CUDA_N_VARIANTS,

@@ -22,7 +22,7 @@ typedef enum cuda_module_id {
 } cuda_module_id;
 
 /** Most kernels of one module. */
-#define CUDA_MAX_KERNELS 26
+#define CUDA_MAX_KERNELS 28
 
 typedef struct cuda_kernel {
     const char *name;
@@ -75,6 +75,9 @@ moba_status cuda_launch_combine(mobai_device *, cu_stream, const cuda_code *, co
 /** Scratch of the index for runs up to these bounds, and of attend for a slice. */
 size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);
 size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k);
+
+/** mobai_backend.kept_bytes: the index's map of where each pick went, for attend and combine. */
+size_t cuda_kept_bytes(const mobai_variant *variant, const mobai_shape *shape);
 
 #define CUDA_N_VARIANTS 17
 extern const mobai_variant cuda_variants[CUDA_N_VARIANTS];

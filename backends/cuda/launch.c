@@ -49,6 +49,8 @@ static mobai_sm90_params params_of(const mobai_stage_args *a) {
     p.partials = address(a->partials);
     p.partial_ml = address(a->partial_ml);
     p.scratch = address(a->scratch);
+    /* the index's map serves slices that have every query row */
+    p.places = a->query_begin == 0 && a->query_end == a->total_q ? address(a->kept) : 0;
     p.index_row_stride = a->index_row_stride;
     p.batch = (int32_t)a->batch;
     p.total_q = (int32_t)a->total_q;
@@ -158,7 +160,7 @@ moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda
     grid scan = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
     grid scatter = count;
     scatter.threads = warps * 32;
-    scatter.shared = ((window + 2) & ~1u) * 4 + warps * ((window + 1) & ~1u) * 2 + picks * 2;
+    scatter.shared = 2 * ((window + 2) & ~1u) * 4 + warps * ((window + 1) & ~1u) * 2 + picks * 2;
     MOBAI_TRY(run(device, stream, CUDA_MODULE_INDEX, first, count, &p));
     MOBAI_TRY(run(device, stream, CUDA_MODULE_INDEX, 0, scan, &p));
     return run(device, stream, CUDA_MODULE_INDEX, first + 1, scatter, &p);
@@ -174,7 +176,9 @@ static int64_t item_capacity(int64_t n_rows, int64_t n_slots, int32_t top_k) {
 
 size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k) {
     return MOBAI_SM90_ITEMS_OFFSET +
-           (size_t)n_slice_kv_heads * (size_t)item_capacity(n_slice_rows, n_slots, top_k) * sizeof(mobai_sm90_item);
+           (size_t)n_slice_kv_heads *
+               ((size_t)item_capacity(n_slice_rows, n_slots, top_k) * sizeof(mobai_sm90_item) +
+                (size_t)n_slots * sizeof(mobai_sm90_list));
 }
 
 moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cuda_code *code, const mobai_stage_args *a) {
@@ -193,9 +197,13 @@ moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cud
     p.item_step_rows = steps > 1 ? (uint32_t)mobai_ceil_div(total_rows, steps) : 0;
     grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
     MOBAI_TRY(run(device, stream, CUDA_MODULE_ATTEND, 0, items, &p));
+    if (!p.places) {
+        grid places = {(unsigned)p.n_slots, (unsigned)p.n_slice_kv_heads, 1, 128, 0};
+        MOBAI_TRY(run(device, stream, CUDA_MODULE_ATTEND, 1, places, &p));
+    }
     const bool aligned = is_aligned(&p.q) && is_aligned(&p.k) && is_aligned(&p.v);
     const int method = p.block_size == 64 ? 0 : p.block_size == 128 ? 1 : 2;
-    const int kernel = 1 + method * 8 + place(code, aligned);
+    const int kernel = 2 + method * 8 + place(code, aligned);
     const int per_multiprocessor = method < 2 && aligned ? 2 : 1;
     grid g = {(unsigned)mobai_min64(capacity * p.n_slice_kv_heads, (int64_t)device->n_multiprocessors * per_multiprocessor),
               1, 1, 256, shared_of(CUDA_MODULE_ATTEND, kernel)};

@@ -47,6 +47,7 @@ const cuda_module cuda_modules[CUDA_MODULE_COUNT] = {
     [CUDA_MODULE_ATTEND] = {"attend",
                             mobai_cuda_sm90_attend,
                             {{"attend_items", 0},
+                             {"attend_places", 0},
                              BY_ELEMENT_AND_DIM("attend", "_n64", ATTEND_BYTES(64, 64), ATTEND_BYTES(128, 64)),
                              BY_ELEMENT_AND_DIM("attend", "_n128", ATTEND_BYTES(64, 128), ATTEND_BYTES(128, 128)),
                              BY_ELEMENT_AND_DIM("attend", "_stream", ATTEND_BYTES(64, 128), ATTEND_BYTES(128, 128)),

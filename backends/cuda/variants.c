@@ -4,7 +4,6 @@
  * H100 (docs/performance.md).
  */
 #include "backends/cuda/cuda.h"
-#include "core/geometry.h"
 
 /* --------------------------------------------------------------------------------------------------- costs -- */
 
@@ -36,10 +35,10 @@ static double gate_cost(const mobai_shape *s) {
 static double index_cost(const mobai_shape *s) { return 3.0 * LAUNCH_US + copy_us(s, 22.0 * picks_of(s)); }
 static double attend_cost(const mobai_shape *s) {
     const double pairs = picks_of(s) * s->problem->block_size;
-    const double bytes = picks_of(s) * (4.0 * s->problem->head_dim + 14.0);
+    const double bytes = picks_of(s) * (4.0 * s->problem->head_dim + 18.0);
     const double products = matrix_us(s, 4.0 * pairs * s->problem->head_dim) / (s->problem->block_size > 128 ? 0.3 : 0.55);
     const double traffic = copy_us(s, bytes);
-    return 2.0 * LAUNCH_US + (products > traffic ? products : traffic) * 1.15;
+    return 3.0 * LAUNCH_US + (products > traffic ? products : traffic) * 1.15;
 }
 static double combine_cost(const mobai_shape *s) {
     return LAUNCH_US + copy_us(s, picks_of(s) * (2.0 * s->problem->head_dim + 12.0) + 2.0 * rows_of(s) * s->problem->head_dim);
@@ -52,7 +51,9 @@ static const char *reject_sm90(const moba_problem *p) {
     if (p->block_size % 64) return "block_size is not a multiple of 64";
     if (p->top_k > 32) return "top_k is above 32";
     if (p->n_kv_heads > MOBAI_SM90_MAX_KV_HEADS) return "n_kv_heads is above 512";
-    if (p->max_total_q * (p->n_q_heads / p->n_kv_heads) > INT32_MAX) return "a kv head has more than 2^31 - 1 query rows";
+    const int64_t rows = p->max_total_q * (p->n_q_heads / p->n_kv_heads);
+    if (rows > INT32_MAX) return "a kv head has more than 2^31 - 1 query rows";
+    if (rows > (int64_t)UINT32_MAX / p->top_k) return "a kv head has more than 2^32 - 1 picks";
     return NULL;
 }
 static const char *reject_any(const moba_problem *p, const mobai_caps *caps) {
@@ -130,3 +131,9 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
     ROWS(attend, MOBAI_STAGE_ATTEND, "wgmma_m64n128", 64, 128, attend_scratch, partial_bytes),
     ROWS(combine, MOBAI_STAGE_COMBINE, "rows", 0, 0, NULL, partial_bytes),
 };
+
+/** Where each pick went, for attend and combine. */
+size_t cuda_kept_bytes(const mobai_variant *variant, const mobai_shape *s) {
+    if (variant->code != &index_any) return 0;
+    return (size_t)s->problem->max_total_q * (size_t)s->problem->n_q_heads * (size_t)s->problem->top_k * sizeof(uint32_t);
+}

@@ -11,7 +11,7 @@ from typing import Optional, Tuple
 
 import torch
 
-from ._library import BF16, F16, F32, Buffer, Context, ForwardArgs, Inputs, Plan, Problem, Tensor
+from ._library import BF16, F16, F32, WORKSPACE_UNLIMITED, Buffer, Context, ForwardArgs, Inputs, Plan, Problem, Tensor
 
 _DTYPES = {torch.float32: F32, torch.float16: F16, torch.bfloat16: BF16}
 LAYOUTS = ("thd", "bshd", "bhsd")
@@ -62,7 +62,7 @@ def plan_for(q, k, block_size, top_k, causal=True, layout="bshd", batch=None, n_
     bk, sk, hk, _ = _sizes(k, layout)
     n = batch if batch is not None else bq
     return _plan(q.device.index, _DTYPES[q.dtype], hq, hk, d, block_size, top_k, n_sink_blocks, n_local_blocks, int(causal),
-                 float(softmax_scale), n, bq * sq, bk * sk, workspace_limit)
+                 float(softmax_scale), n, bq * sq, bk * sk, workspace_limit & WORKSPACE_UNLIMITED)
 
 
 @torch.library.custom_op("moba::attention", mutates_args=(), device_types="cuda")
@@ -105,6 +105,7 @@ def moba_attention(q, k, v, *, block_size, top_k, causal=True, cu_seqlens_q=None
 
     ``layout`` defaults to thd for three dimensions and bshd for four. ``lse`` is float32 [heads, tokens], ``selection``
     int32 [tokens, heads, top_k], ascending block ids padded with -1, the tokens of all sequences one after another.
+    ``workspace_limit`` is in bytes: 0 for the default, -1 for none.
     """
     if layout is None:
         layout = "thd" if q.dim() == 3 else "bshd"

@@ -11,8 +11,9 @@
  *
  * Partials lie in list order, so that a tile writes one run of memory, and are normalised by the pick's own sum. 64-byte
  * group c of a partial holds columns 32 c .. 32 c + 31 as the accumulators lie: 16 bytes of lane t of a quad are columns
- * 32 c + 8 i + 2 t + {0, 1}, i = 0 .. 3. partial_ml has, for each pick in rank order, its log-sum-exp (base 2) and the
- * number of its partial; it is kept in the L2 cache until a row's entries have met.
+ * 32 c + 8 i + 2 t + {0, 1}, i = 0 .. 3. partial_ml holds two arrays of the slice's number of picks: the log-sum-exp
+ * (base 2) of each partial in list order, and, where the index left no such map (params.h: places) or the slice cuts
+ * lists, the number of each pick's partial in rank order (attend_places).
  */
 #include "common.cuh"
 #include "wgmma.cuh"
@@ -58,6 +59,12 @@ static __device__ __forceinline__ cut_list cut_slot(const mobai_sm90_params &p, 
     return c;
 }
 
+static __device__ __forceinline__ mobai_sm90_list *lists_of(const mobai_sm90_params &p, int slice_g) {
+    char *items = (char *)p.scratch + MOBAI_SM90_ITEMS_OFFSET;
+    return (mobai_sm90_list *)(items + (int64_t)p.n_slice_kv_heads * p.n_item_capacity * (int64_t)sizeof(mobai_sm90_item)) +
+           (int64_t)slice_g * p.n_slots;
+}
+
 /* Pieces are ordered by the query rows they begin with, in steps whose Q stays in the L2 cache, then long ones first.
    Places within a bucket are taken as they come: the order of work changes no result. */
 extern "C" __global__ void __launch_bounds__(1024) attend_items(const __grid_constant__ mobai_sm90_params p) {
@@ -69,6 +76,7 @@ extern "C" __global__ void __launch_bounds__(1024) attend_items(const __grid_con
     char *scratch = (char *)p.scratch;
     mobai_sm90_item *items =
         (mobai_sm90_item *)(scratch + MOBAI_SM90_ITEMS_OFFSET) + (int64_t)blockIdx.x * p.n_item_capacity;
+    mobai_sm90_list *lists = lists_of(p, (int)blockIdx.x);
     if (blockIdx.x == 0 && threadIdx.x == 0) *(int *)scratch = 0;
     if (threadIdx.x < BUCKETS) place[threadIdx.x] = 0;
     __syncthreads();
@@ -100,6 +108,7 @@ extern "C" __global__ void __launch_bounds__(1024) attend_items(const __grid_con
         uint32_t total;
         const uint32_t first_partial = n_partials + scan_1024((uint32_t)c.n, &total);
         n_partials += total;
+        if (slot < p.n_slots) lists[slot] = {c.first, (uint32_t)c.n, first_partial};
         if (c.n_pieces == 0) continue;
         const sequence s = sequence_of_slot(p, slot);
         const int key = (slot - s.first_slot) * p.block_size;
@@ -126,6 +135,25 @@ extern "C" __global__ void __launch_bounds__(1024) attend_items(const __grid_con
             items[atomicAdd(place + bucket(c, i), 1)] = item;
         }
     }
+}
+
+/** The slice's number of picks: the length of each array in partial_ml. */
+static __device__ __forceinline__ int64_t n_picks(const mobai_sm90_params &p) {
+    return (int64_t)p.n_slice_kv_heads * (p.query_end - p.query_begin) * p.group * p.top_k;
+}
+
+/** Inverts the index: the partial of each pick. */
+extern "C" __global__ void __launch_bounds__(128) attend_places(const __grid_constant__ mobai_sm90_params p) {
+    const int slice_g = (int)blockIdx.y, g = p.kv_head_begin + slice_g;
+    const mobai_sm90_list list = lists_of(p, slice_g)[blockIdx.x];
+    const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride + list.first;
+    const uint16_t *ranks = (const uint16_t *)p.index_ranks + g * p.index_row_stride + list.first;
+    const uint32_t slice_rows = (uint32_t)(p.query_end - p.query_begin) * (uint32_t)p.group;
+    const uint32_t shift = (uint32_t)slice_g * slice_rows - (uint32_t)p.query_begin * (uint32_t)p.group;
+    uint32_t *places = (uint32_t *)p.partial_ml + n_picks(p);
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x; i < list.n_rows; i += 128)
+        places[(__ldg(rows + i) + shift) * (uint32_t)p.top_k + __ldg(ranks + i)] = list.first_partial + i;
 }
 
 /* ------------------------------------------------------------------------------------------- main kernels -- */
@@ -252,14 +280,6 @@ static __device__ __forceinline__ void store_partial(char *to, const float (&o)[
     }
 }
 
-/** Notes a pick's log-sum-exp (base 2) and where its partial is. */
-static __device__ __forceinline__ void store_pick(const mobai_sm90_params &p, uint32_t pick, float max, float sum,
-                                                  uint32_t partial) {
-    asm volatile("st.global.L2::cache_hint.v2.b32 [%0], {%1, %2}, %3;" ::"l"((float2 *)p.partial_ml + pick),
-                 "f"(max + log2_approx(sum)), "r"(partial), "l"(MOBAI_L2_EVICT_LAST)
-                 : "memory");
-}
-
 /** 1 / sum; 0 for a row without weight, whose partial is then 0. */
 static __device__ __forceinline__ float inverse_of(float sum) { return sum == 0.0f ? 0.0f : rcp_approx(sum); }
 
@@ -316,11 +336,9 @@ static __device__ __forceinline__ const uint16_t *first_query(const mobai_sm90_p
 /** What a tile needs of its piece now and then, kept in shared memory: registers are short. */
 struct piece_facts {
     const uint32_t *volatile rows;
-    const uint16_t *volatile ranks;
     const uint16_t *volatile q; /* the sequence's and kv head's first element */
     volatile int n_masked, last_key, pos_shift;
     volatile uint32_t first_partial;
-    volatile uint32_t first_pick; /* pick of (row, rank) within the slice: first_pick + row * top_k + rank */
 };
 
 static __device__ __forceinline__ void note_facts(const mobai_sm90_params &p, piece_facts *facts, const piece &w) {
@@ -328,15 +346,11 @@ static __device__ __forceinline__ void note_facts(const mobai_sm90_params &p, pi
     const int g = p.kv_head_begin + w.g;
     const int64_t list = (int64_t)g * p.index_row_stride + w.item.first;
     facts->rows = (const uint32_t *)p.index_rows + list;
-    facts->ranks = (const uint16_t *)p.index_ranks + list;
     facts->q = first_query(p, w);
-    uint32_t rows = (uint32_t)(p.query_end - p.query_begin) * (uint32_t)p.group;
     facts->n_masked = w.item.n_masked;
     facts->first_partial = w.item.first_partial;
     facts->last_key = w.item.n_keys - 1;
     facts->pos_shift = p.causal ? w.item.pos_shift : 0x7fffffff - p.total_q;
-    facts->first_pick =
-        ((uint32_t)w.g * rows - (uint32_t)p.query_begin * (uint32_t)p.group) * (uint32_t)p.top_k;
 }
 
 template <int D, int KEYS> struct attend_layout {
@@ -396,11 +410,6 @@ template <int BF16, int D, int KEYS, int VEC> static __device__ __forceinline__ 
             for (int k = 0; k < D / 16; k++)
                 wgmma_ss<BF16>(s, qd + (k >> 2) * 512 + (k & 3) * 2, kd + (k >> 2) * (KEYS * 8) + (k & 3) * 2, k > 0);
             wgmma_commit();
-            const int x0 = min(tile * 64 + tile_row, n_rows - 1), x1 = min(tile * 64 + tile_row + 8, n_rows - 1);
-            const uint32_t *const rows = facts.rows;
-            const uint16_t *const ranks = facts.ranks;
-            const uint32_t pick0 = facts.first_pick + __ldg(rows + x0) * (uint32_t)p.top_k + __ldg(ranks + x0);
-            const uint32_t pick1 = facts.first_pick + __ldg(rows + x1) * (uint32_t)p.top_k + __ldg(ranks + x1);
             wgmma_wait<0>();
             hold(s);
             warpgroup_barrier(1 + warpgroup);
@@ -435,8 +444,9 @@ template <int BF16, int D, int KEYS, int VEC> static __device__ __forceinline__ 
             const bool real0 = tile * 64 + tile_row < n_rows, real1 = tile * 64 + tile_row + 8 < n_rows;
             const uint32_t partial = facts.first_partial + (uint32_t)(tile * 64 + tile_row);
             if (quad == 0) {
-                if (real0) store_pick(p, pick0, m0, sum0, partial);
-                if (real1) store_pick(p, pick1, m1, sum1, partial + 8);
+                float *lse = (float *)p.partial_ml + partial;
+                if (real0) lse[0] = m0 + log2_approx(sum0);
+                if (real1) lse[8] = m1 + log2_approx(sum1);
             }
             const float inverse0 = inverse_of(sum0), inverse1 = inverse_of(sum1);
             wgmma_wait<0>();
@@ -548,13 +558,11 @@ static __device__ __forceinline__ void attend_stream(const mobai_sm90_params &p)
             sum0 = quad_sum(sum0);
             sum1 = quad_sum(sum1);
             const bool real0 = tile * 64 + tile_row < n_rows, real1 = tile * 64 + tile_row + 8 < n_rows;
-            const uint16_t *const ranks = facts.ranks;
-            const uint32_t pick0 = facts.first_pick + row0 * (uint32_t)p.top_k + __ldg(ranks + x0);
-            const uint32_t pick1 = facts.first_pick + row1 * (uint32_t)p.top_k + __ldg(ranks + x1);
             const uint32_t partial = facts.first_partial + (uint32_t)(tile * 64 + tile_row);
             if (quad == 0) {
-                if (real0) store_pick(p, pick0, m0 == -INFINITY ? 0.0f : m0, sum0, partial);
-                if (real1) store_pick(p, pick1, m1 == -INFINITY ? 0.0f : m1, sum1, partial + 8);
+                float *lse = (float *)p.partial_ml + partial;
+                if (real0) lse[0] = (m0 == -INFINITY ? 0.0f : m0) + log2_approx(sum0);
+                if (real1) lse[8] = (m1 == -INFINITY ? 0.0f : m1) + log2_approx(sum1);
             }
             char *to = (char *)p.partials + (int64_t)partial * (D * 2) + quad * 16;
             if (real0) store_partial<BF16>(to, o, 0, inverse_of(sum0));

@@ -75,15 +75,20 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
         for (int i = 0; i < PER_LANE; i++) ids[i] = kept[i];
     }
 
-    const float2 *ml = (const float2 *)p.partial_ml + pick;
+    const float *lse = (const float *)p.partial_ml;
+    const uint32_t *places = (const uint32_t *)lse + (int64_t)p.n_slice_kv_heads * rows * p.top_k + pick;
+    uint32_t first_partial = 0;
+    if (p.places) { /* the slice has all rows of its kv heads */
+        places = (const uint32_t *)p.places + pick + (int64_t)p.kv_head_begin * rows * p.top_k;
+        first_partial = (uint32_t)slice_g * rows * (uint32_t)p.top_k;
+    }
     uint32_t partial[PER_LANE];
     float greatest = -INFINITY, sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
-        float2 v = ids[i] >= 0 ? __ldg(ml + i * LANES + lane) : make_float2(-INFINITY, 0.0f);
-        weight[i] = v.x;
-        partial[i] = __float_as_uint(v.y);
-        greatest = fmaxf(greatest, v.x);
+        partial[i] = ids[i] >= 0 ? __ldg(places + i * LANES + lane) + first_partial : 0;
+        weight[i] = ids[i] >= 0 ? __ldg(lse + partial[i]) : -INFINITY;
+        greatest = fmaxf(greatest, weight[i]);
     }
 #pragma unroll
     for (int i = 1; i < LANES; i <<= 1) greatest = fmaxf(greatest, __shfl_xor_sync(MOBAI_FULL_WARP, greatest, i));

@@ -13,52 +13,59 @@
 template <int LANES> struct pick_reader {
     const mobai_sm90_params &p;
     const int32_t *selection; /* of this kv head's first query head */
-    int g, n_rows, window_begin, window_size;
-    bool uniform; /* all rows lie in or after `seq` */
-    sequence seq;
+    int g, window_begin, window_size;
+    int end;      /* of the rows this lane reads; 0 for lanes past the list */
+    bool uniform; /* one sequence has every row from first to last: the fields below hold for all */
+    int q_begin, n_q, n_ids, pos_shift, first_slot;
 
-    __device__ pick_reader(const mobai_sm90_params &p_, int g_, int begin, int end, int window) : p(p_) {
+    __device__ pick_reader(const mobai_sm90_params &p_, int g_, int begin, int end_, int window) : p(p_) {
         g = g_;
-        n_rows = p.total_q * p.group;
         window_begin = window * MOBAI_SM90_INDEX_WINDOW;
         window_size = min(MOBAI_SM90_INDEX_WINDOW, p.n_slots - window_begin);
-        selection = (const int32_t *)p.selection + (int64_t)g * p.group * p.top_k;
-        seq = sequence_of_query(p, (int)query_of_row(p, (uint32_t)begin));
-        uniform = sequence_of_query(p, (int)query_of_row(p, (uint32_t)end - 1)).index == seq.index;
+        selection = (const int32_t *)p.selection + (int64_t)g * p.group * p.top_k + rank();
+        end = rank() < p.top_k ? end_ : 0;
+        const sequence s = sequence_of_query(p, (int)query_of_row(p, (uint32_t)begin));
+        uniform = sequence_of_query(p, (int)query_of_row(p, (uint32_t)end_ - 1)).index == s.index;
+        q_begin = s.q_begin;
+        n_q = s.n_q;
+        n_ids = n_blocks(p, s);
+        pos_shift = p.causal ? s.n_k - s.n_q : 0x7fffffff - s.n_q; /* every key is visible without the mask */
+        first_slot = s.first_slot - window_begin;
     }
+    static __device__ __forceinline__ int rank() { return (int)threadIdx.x % LANES; }
 
-    /** Raw pick of this lane, -1 past the list. */
-    __device__ __forceinline__ int load(int row, int end) const {
-        int rank = (int)threadIdx.x % LANES;
-        if (row >= end || rank >= p.top_k) return -1;
-        uint32_t t = query_of_row(p, (uint32_t)row);
-        int h = row - (int)t * p.group;
-        return __ldg(selection + ((int64_t)t * p.n_q_heads + h) * p.top_k + rank);
+    /** Raw pick of this lane, -1 past the list. `last` bounds the rows further. */
+    __device__ __forceinline__ int load(int row, int last) const {
+        if (row >= min(end, last)) return -1;
+        if (p.group == 1) return __ldg(selection + (int64_t)row * (p.n_q_heads * p.top_k));
+        const uint32_t t = query_of_row(p, (uint32_t)row);
+        const int h = row - (int)t * p.group;
+        return __ldg(selection + ((int64_t)t * p.n_q_heads + h) * p.top_k);
     }
 
     /** Slot of a pick within the window, or -1: illegal, repeated, or of another window. */
     __device__ __forceinline__ int slot(int id, int row) const {
         const int t = (int)query_of_row(p, (uint32_t)row);
-        int first_slot = seq.first_slot;
-        bool ok = id >= 0;
+        int x;
+        bool ok;
         if (uniform) {
-            ok = ok && is_legal_block(p, seq, t, id);
-        } else if (ok) {
+            const uint32_t i = (uint32_t)(t - q_begin);
+            x = first_slot + id;
+            ok = (uint32_t)id < (uint32_t)n_ids && i < (uint32_t)n_q && id * p.block_size <= (int)i + pos_shift;
+        } else {
             const sequence s = sequence_of_query(p, t);
-            first_slot = s.first_slot;
-            ok = is_legal_block(p, s, t, id);
+            x = s.first_slot - window_begin + id;
+            ok = id >= 0 && is_legal_block(p, s, t, id);
         }
         const int mine = ok ? id : -1;
         const int before = __shfl_up_sync(MOBAI_FULL_WARP, mine, 1, LANES);
-        const bool ascending = (int)threadIdx.x % LANES == 0 || !ok || id > before;
-        if (!__all_sync(MOBAI_FULL_WARP, ascending)) {
+        if (!__all_sync(MOBAI_FULL_WARP, rank() == 0 || !ok || id > before)) {
             for (int i = 1; i < LANES; i++) {
-                int other = __shfl_up_sync(MOBAI_FULL_WARP, mine, (unsigned)i, LANES);
-                if ((int)threadIdx.x % LANES >= i && other == id) ok = false;
+                const int other = __shfl_up_sync(MOBAI_FULL_WARP, mine, (unsigned)i, LANES);
+                if (rank() >= i && other == id) ok = false;
             }
         }
-        const int x = first_slot + id - window_begin;
-        return ok && x >= 0 && x < window_size ? x : -1;
+        return ok && (uint32_t)x < (uint32_t)window_size ? x : -1;
     }
 };
 
@@ -121,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(1024) index_scan(const __grid_const
     if (threadIdx.x == 0) offsets[p.n_slots] = carry;
 }
 
-/* Shared memory: u32 begin[window + 1], u16 counts[warps][window padded to even], u16 sorted[chunk rows * top_k]. */
+/* Shared memory: u32 begin[window + 1], u32 shift[window + 1], u16 counts[warps][window padded to even], u16 sorted[chunk rows * top_k]. */
 template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index_scatter(const mobai_sm90_params &p) {
     extern __shared__ uint32_t shared[];
     const int warps = (int)blockDim.x >> 5, warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
@@ -130,7 +137,8 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
     const pick_reader<LANES> picks(p, g, begin, end, window);
     const int n = picks.window_size, stride = (n + 1) & ~1;
     uint32_t *list_begin = shared;
-    uint16_t *counts = (uint16_t *)(list_begin + ((n + 2) & ~1)); /* pairs are counted as words: none exceeds 16 bits */
+    uint32_t *position_shift = list_begin + ((n + 2) & ~1); /* from a place in `sorted` to one in the kv head's index */
+    uint16_t *counts = (uint16_t *)(position_shift + ((n + 2) & ~1)); /* pairs are counted as words: none exceeds 16 bits */
     uint16_t *sorted = counts + warps * stride;
     uint16_t *mine = counts + warp * stride;
     for (int i = (int)threadIdx.x; i < warps * stride / 2; i += (int)blockDim.x) ((uint32_t *)counts)[i] = 0;
@@ -151,6 +159,10 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
     }
     __syncthreads();
 
+    const uint32_t *chunk_base = (const uint32_t *)p.scratch +
+                                 ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots + picks.window_begin;
+    const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1) + picks.window_begin;
+    uint32_t *places = p.places ? (uint32_t *)p.places + (int64_t)g * p.total_q * p.group * p.top_k : nullptr;
     /* counts become each warp's first place in a slot's run, list_begin the run's first place in the chunk */
     __shared__ uint32_t warp_sums[32];
     uint32_t carry = 0;
@@ -177,7 +189,10 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
             if (w < warp) before += warp_sums[w];
             carry += warp_sums[w];
         }
-        if (slot < n) list_begin[slot] = before + inclusive - sum;
+        if (slot < n) {
+            list_begin[slot] = before + inclusive - sum;
+            position_shift[slot] = (uint32_t)offsets[slot] + chunk_base[slot] - (before + inclusive - sum);
+        }
     }
     if (threadIdx.x == 0) list_begin[n] = carry;
     __syncthreads();
@@ -200,21 +215,21 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
                 }
                 __syncwarp();
             }
-            if (slot >= 0) sorted[place] = (uint16_t)(((row - begin) << RANK_BITS) | (lane % LANES));
+            if (slot >= 0) {
+                sorted[place] = (uint16_t)(((row - begin) << RANK_BITS) | (lane % LANES));
+                if (places) places[(int64_t)row * p.top_k + lane % LANES] = place + position_shift[slot];
+            }
         }
     }
     __syncthreads();
 
-    const uint32_t *chunk_base = (const uint32_t *)p.scratch +
-                                 ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots + picks.window_begin;
-    const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1) + picks.window_begin;
     uint32_t *rows = (uint32_t *)p.index_rows + g * p.index_row_stride;
     uint16_t *ranks = (uint16_t *)p.index_ranks + g * p.index_row_stride;
     const int part = lane >> 3, part_lane = lane & 7;
     for (int slot = warp * 4 + part; slot < n; slot += warps * 4) {
         uint32_t from = list_begin[slot], count = list_begin[slot + 1] - from;
         if (count == 0) continue;
-        int64_t to = offsets[slot] + chunk_base[slot];
+        const int64_t to = (int64_t)(uint32_t)(from + position_shift[slot]);
         for (uint32_t i = (uint32_t)part_lane; i < count; i += 8) {
             uint32_t e = sorted[from + i];
             rows[to + i] = (uint32_t)begin + (e >> RANK_BITS);

@@ -24,6 +24,7 @@ typedef struct mobai_sm90_params {
     uint64_t index_offsets, index_rows, index_ranks;
     uint64_t partials, partial_ml;
     uint64_t scratch;
+    uint64_t places; /* uint32 [kv head][row][top_k]: each pick's position in its kv head's index; 0: none */
     int64_t index_row_stride;
     int32_t batch, total_q, total_k, seqlen_q, seqlen_k, n_slots;
     int32_t n_q_heads, group, block_size, top_k, n_sink, n_local, causal;
@@ -49,14 +50,20 @@ typedef struct mobai_sm90_item {
     int32_t sequence;
 } mobai_sm90_item;
 
-#define MOBAI_SM90_ITEM_TILES 16 /* row tiles of an item: fewer lose to key loads, more to imbalance */
+#define MOBAI_SM90_ITEM_TILES 24 /* row tiles of an item: fewer lose to key loads, more to imbalance */
 #define MOBAI_SM90_ITEM_STEPS 32
 #define MOBAI_SM90_MAX_KV_HEADS 512
 #define MOBAI_SM90_INDEX_WINDOW 4096 /* slots one index work-group counts */
 #define MOBAI_SM90_INDEX_PICKS 65536 /* picks a scatter work-group sorts in shared memory */
 #define MOBAI_SM90_INDEX_MIN_GROUPS 264 /* work-groups below which index chunks are made smaller */
 
-/** Attend scratch: counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity]. */
+/** Where a slot's list lies within the slice. */
+typedef struct mobai_sm90_list {
+    int64_t first; /* position of its first row in the kv head's index */
+    uint32_t n_rows, first_partial;
+} mobai_sm90_list;
+
+/** Attend scratch: counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity], lists [kv heads][n_slots]. */
 #define MOBAI_SM90_ITEMS_OFFSET (16 + 4 * MOBAI_SM90_MAX_KV_HEADS)
 
 #endif

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What needs a CUDA device and PyTorch beside the parity suite: graphs, layouts, reruns, streams, errors, host time.
+
+Usage: MOBA_LIBRARY=build/lib/libmoba.so python3 tests/cuda/device_test.py [NAME...]; exit code 1 when one fails.
+"""
+import ctypes
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python"))
+
+import torch
+
+import moba
+import moba.torch as mt
+
+DEVICE = "cuda"
+
+
+def data(b, sq, sk, hq, hk, d, dtype=torch.bfloat16):
+    return (torch.randn(b, sq, hq, d, device=DEVICE, dtype=dtype), torch.randn(b, sk, hk, d, device=DEVICE, dtype=dtype),
+            torch.randn(b, sk, hk, d, device=DEVICE, dtype=dtype))
+
+
+def same(a, b):
+    """Bit-identical, NaN included."""
+    return all(torch.equal(x.view(torch.uint8), y.view(torch.uint8)) for x, y in zip(a, b))
+
+
+def rerun():
+    """200 runs of one input give the same bits."""
+    for shape, block, top in (((2, 3000, 3000, 4, 2, 128), 128, 8), ((1, 5000, 5000, 2, 2, 64), 64, 16),
+                              ((1, 2500, 2500, 2, 1, 128), 256, 4)):
+        q, k, v = data(*shape)
+        first = [x.clone() for x in mt.moba_attention(q, k, v, block_size=block, top_k=top, return_routing=True)]
+        for i in range(200):
+            out = mt.moba_attention(q, k, v, block_size=block, top_k=top, return_routing=True)
+            if not same([x.contiguous() for x in out], [x.contiguous() for x in first]):
+                return "run %d of %s differs" % (i, shape)
+
+
+def rerun_long():
+    """20 runs at 64K tokens, more work than the device holds at once."""
+    q, k, v = data(1, 65536, 65536, 8, 8, 128)
+    first = mt.moba_attention(q, k, v, block_size=128, top_k=8, return_routing=True)
+    for i in range(20):
+        if not same(mt.moba_attention(q, k, v, block_size=128, top_k=8, return_routing=True), first):
+            return "run %d differs" % i
+
+
+def layouts():
+    """thd, bshd, bhsd, slices of a wider tensor and odd strides agree, without copies."""
+    q, k, v = data(2, 1000, 1000, 4, 2, 128)
+    want = mt.moba_attention(q, k, v, block_size=128, top_k=4)
+    hs = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
+    if not same([mt.moba_attention(*hs, block_size=128, top_k=4, layout="bhsd").transpose(1, 2).contiguous()], [want]):
+        return "bhsd differs"
+    fused = torch.cat([q, k, v], dim=2)
+    cut = fused.split([4, 2, 2], dim=2)
+    if not same([mt.moba_attention(*cut, block_size=128, top_k=4).contiguous()], [want]):
+        return "slices of a fused tensor differ"
+    odd = []
+    for x in (q, k, v):
+        wide = torch.zeros(*x.shape[:3], x.shape[3] + 3, device=DEVICE, dtype=x.dtype)
+        wide[..., :x.shape[3]] = x
+        odd.append(wide[..., :x.shape[3]])
+    if not same([mt.moba_attention(*odd, block_size=128, top_k=4).contiguous()], [want]):
+        return "odd strides differ"
+    cu = torch.tensor([0, 1000, 2000], dtype=torch.int32, device=DEVICE)
+    packed = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
+    got = mt.moba_attention(*packed, block_size=128, top_k=4, cu_seqlens_q=cu, cu_seqlens_k=cu)
+    if not same([got.view_as(want)], [want]):
+        return "packed sequences differ"
+
+
+def slices():
+    """The same bits whatever the workspace limit: heads and query ranges are cut without a trace."""
+    q, k, v = data(1, 6000, 6000, 8, 4, 128)
+    want = mt.moba_attention(q, k, v, block_size=128, top_k=8, workspace_limit=-1)
+    seen = set()
+    for mib in (512, 96, 48, 24, 16):
+        try:
+            got = mt.moba_attention(q, k, v, block_size=128, top_k=8, workspace_limit=mib << 20)
+        except moba.Error as e:
+            if "workspace" not in str(e):
+                return "limit %d MiB: %s" % (mib, e)
+            continue
+        seen.add(mib)
+        if not same([got], [want]):
+            return "limit %d MiB differs" % mib
+    if len(seen) < 3:
+        return "only the limits %s were possible" % seen
+
+
+def tails():
+    """Storage rows past the last sequence become zeros, their lse -inf."""
+    q, k, v = (x[0] for x in data(1, 1000, 1000, 2, 2, 64))
+    cu = torch.tensor([0, 300, 300, 777], dtype=torch.int32, device=DEVICE)
+    o, lse, selection = mt.moba_attention(q, k, v, block_size=64, top_k=3, cu_seqlens_q=cu, cu_seqlens_k=cu,
+                                          return_routing=True)
+    if o[777:].any() or not torch.isneginf(lse[:, 777:]).all() or (selection[777:] != -1).any():
+        return "rows past the last sequence are not empty"
+    if not torch.isfinite(lse[:, :777]).all():
+        return "a row within the sequences has no lse"
+
+
+def bad_cu_seqlens():
+    """Illegal cu_seqlens cause no access outside the tensors; the context goes on."""
+    q, k, v = (x[0] for x in data(1, 1000, 1000, 2, 2, 64))
+    for values in ([0, 900, 300, 777], [-5, 2000, 4, 1000], [7, 7, 7, 2**31 - 1], [1000, 0, 1000, 0]):
+        cu = torch.tensor(values, dtype=torch.int32, device=DEVICE)
+        mt.moba_attention(q, k, v, block_size=64, top_k=3, cu_seqlens_q=cu, cu_seqlens_k=cu)
+        torch.cuda.synchronize()
+
+
+def graph():
+    """Captured once, replayed with other data and other cu_seqlens."""
+    q, k, v = (x[0] for x in data(1, 2048, 2048, 4, 2, 128))
+    cu = torch.tensor([0, 1000, 2048], dtype=torch.int32, device=DEVICE)
+
+    def run():
+        return mt.moba_attention(q, k, v, block_size=128, top_k=4, cu_seqlens_q=cu, cu_seqlens_k=cu, return_routing=True)
+
+    run()
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        out = run()
+    for cut in (1000, 17, 2047):
+        for x in (q, k, v):
+            x.normal_()
+        cu[1] = cut
+        captured.replay()
+        torch.cuda.synchronize()
+        if not same(out, run()):
+            return "replay with a cut at %d differs from a run" % cut
+
+
+def streams():
+    """Runs on the current stream; a stream of no context is refused, and the context goes on."""
+    q, k, v = data(1, 1024, 1024, 2, 2, 128)
+    want = mt.moba_attention(q, k, v, block_size=128, top_k=4)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        got = mt.moba_attention(q, k, v, block_size=128, top_k=4)
+    torch.cuda.current_stream().wait_stream(side)
+    if not same([got], [want]):
+        return "another stream gives another result"
+
+
+def refusals():
+    """What cannot run is refused with a sentence, and nothing is lost."""
+    q, k, v = data(1, 1024, 1024, 2, 2, 128)
+    for names, status in ((dict(block_size=128, top_k=4, n_sink_blocks=9), None), (dict(block_size=0, top_k=4), None)):
+        try:
+            mt.moba_attention(q, k, v, **names)
+            return "%s was not refused" % names
+        except moba.Error as e:
+            if not str(e):
+                return "no sentence for %s" % names
+    plan = mt.plan_for(q, k, 128, 4)
+    args = moba.ForwardArgs(inputs=moba.Inputs(mt._tensor(q, "bshd"), mt._tensor(k, "bshd"), mt._tensor(v, "bshd"),
+                                               moba.Buffer(0, 0), moba.Buffer(0, 0), moba.Buffer(0, 0), 1, 1024, 1024),
+                            o=mt._tensor(torch.empty_like(q), "bshd"), workspace=moba.Buffer(0, 0), workspace_bytes=0)
+    try:
+        plan.forward(args)
+        return "a run without a workspace was not refused"
+    except moba.Error as e:
+        if e.status not in (1, 4):
+            return "no workspace: status %d, %s" % (e.status, e)
+    mt.moba_attention(q, k, v, block_size=128, top_k=4)
+
+
+def extremes():
+    """Large values at f16, NaN rows, very negative logits."""
+    q, k, v = data(1, 2048, 2048, 2, 2, 128, torch.float16)
+    v.fill_(3e4)
+    k.zero_()
+    o = mt.moba_attention(q, k, v, block_size=512, top_k=3)
+    if not torch.equal(o, v):
+        return "512 equal keys with v = 3e4 give %s" % o.float().min().item()
+    q, k, v = data(1, 1024, 1024, 2, 2, 128)
+    want = mt.moba_attention(q, k, v, block_size=128, top_k=3)
+    q[0, 700, 1] = float("nan")
+    got, lse, selection = mt.moba_attention(q, k, v, block_size=128, top_k=3, return_routing=True)
+    if not torch.isnan(got[0, 700, 1]).all():
+        return "a NaN query gives a number"
+    got[0, 700, 1] = want[0, 700, 1]
+    if not torch.equal(got, want):
+        return "a NaN query reaches other rows"
+    if selection[700, 1].tolist() != [5, -1, -1]:
+        return "a NaN query selects %s" % selection[700, 1].tolist()
+    q, k, v = data(1, 777, 777, 2, 2, 64)
+    o, lse, _ = mt.moba_attention(q * 100, k * -100, v, block_size=64, top_k=3, return_routing=True)
+    if not torch.isfinite(o).all() or not torch.isfinite(lse).all():
+        return "large logits give no finite result"
+
+
+def large():
+    """Tensors of more than 2^31 elements: the last head's rows equal a run on that head alone."""
+    q = torch.randn(1, 34_000, 512, 128, device=DEVICE, dtype=torch.bfloat16)
+    if q.numel() <= 2**31:
+        return "the tensor is too small"
+    k = torch.randn(1, 34_000, 64, 128, device=DEVICE, dtype=torch.bfloat16)
+    v = torch.randn_like(k)
+    o = mt.moba_attention(q, k, v, block_size=128, top_k=4)
+    alone = mt.moba_attention(q[:, :, -8:].contiguous(), k[:, :, -1:].contiguous(), v[:, :, -1:].contiguous(),
+                              block_size=128, top_k=4)
+    if not torch.equal(o[:, :, -8:], alone):
+        return "the last head differs"
+
+
+def host_time():
+    """Host time of a whole forward: at most 60 us unsliced, 6 us a further slice."""
+    q, k, v = data(1, 1024, 1024, 8, 8, 128)
+    times = {}
+    for limit in (moba.WORKSPACE_UNLIMITED, 8 << 20):
+        plan = mt.plan_for(q, k, 128, 8, workspace_limit=limit)
+        o = torch.empty_like(q)
+        work = torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=DEVICE)
+        none = moba.Buffer(0, 0)
+        args = moba.ForwardArgs(inputs=moba.Inputs(mt._tensor(q, "bshd"), mt._tensor(k, "bshd"), mt._tensor(v, "bshd"), none,
+                                                   none, none, 1, 1024, 1024), o=mt._tensor(o, "bshd"),
+                                workspace=mt._buffer(work), workspace_bytes=plan.workspace_bytes)
+        stream = torch.cuda.current_stream().cuda_stream
+        best = 1e9
+        for _ in range(30):
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            for _ in range(8):
+                plan.forward(args, stream)
+            best = min(best, (time.perf_counter() - begin) / 8)
+        slices = [line for line in plan.explain().splitlines() if "slice" in line]
+        times[limit] = best * 1e6
+        print("    host time %.1f us, workspace %d bytes; %s" % (best * 1e6, plan.workspace_bytes, "; ".join(slices)))
+    if times[moba.WORKSPACE_UNLIMITED] > 60:
+        return "%.1f us" % times[moba.WORKSPACE_UNLIMITED]
+
+
+def custom_op():
+    """The registered operator has a fake form and survives torch.compile's checks."""
+    q, k, v = data(1, 256, 256, 2, 2, 64)
+    torch.library.opcheck(torch.ops.moba.attention, (q, k, v, None, None, 64, 3, True, 0, 0, 0.0, "bshd", 0),
+                          test_utils=("test_schema", "test_faketensor"))
+
+
+TESTS = (rerun, layouts, slices, tails, bad_cu_seqlens, graph, streams, refusals, extremes, custom_op, host_time, rerun_long,
+         large)
+
+
+def main():
+    torch.manual_seed(1)
+    failed = 0
+    for test in TESTS:
+        if len(sys.argv) > 1 and test.__name__ not in sys.argv[1:]:
+            continue
+        begin = time.time()
+        try:
+            problem = test()
+        except Exception as e:  # noqa: BLE001: a test that raises has failed; the others still run
+            problem = "%s: %s" % (type(e).__name__, str(e)[:300])
+        torch.cuda.empty_cache()
+        print("%-4s %-16s %.1f s  %s" % ("FAIL" if problem else "ok", test.__name__, time.time() - begin, problem or ""),
+              flush=True)
+        failed += bool(problem)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
