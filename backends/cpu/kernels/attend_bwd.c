@@ -30,6 +30,7 @@ typedef struct bwd_job {
     /* one wave */
     mobai_cpu_blocks s;
     int64_t first_head, n_lanes, n_ranges, step, n_units, lane_floats;
+    mobai_bwd_sums sums;
     bool clear;
 } bwd_job;
 
@@ -39,8 +40,7 @@ static size_t fixed_floats(const mobai_bwd_extent *e, int64_t n_threads) {
     return (size_t)n_threads * (BLOCKS_PER_THREAD * e->block + e->tile);
 }
 
-/** Packed units, tiles, and accumulators of dQ: a lane for each thread within an eighth of q, k, v and o, at least one
- * lane. */
+/** Packed units, tiles, and accumulators of dQ: a lane for each thread, but at most an eighth of q, k, v and o. */
 size_t MOBAI_ISA_FN(mobai_cpu_attend_bwd_scratch)(const mobai_shape *shape) {
     const moba_problem *p = shape->problem;
     const mobai_bwd_extent e = mobai_bwd_extent_of(p->head_dim);
@@ -48,22 +48,12 @@ size_t MOBAI_ISA_FN(mobai_cpu_attend_bwd_scratch)(const mobai_shape *shape) {
     int64_t dq_floats = 0;
     if (!in_place((int32_t)p->dtype, p->head_dim)) {
         const int64_t rows = p->max_total_q * p->n_q_heads + p->max_total_k * p->n_kv_heads;
-        const int64_t budget =
-            rows * p->head_dim * 2 * (int64_t)mobai_dtype_bytes(p->dtype) / 8 / (int64_t)sizeof(float);
-        const int64_t lane = p->max_seqlen_q * group * e.row;
+        const int64_t bytes = rows * p->head_dim * 2 * (int64_t)mobai_dtype_bytes(p->dtype);
         const int64_t n_lanes = mobai_min64(n_threads, shape->n_slice_kv_heads * p->max_batch);
-        dq_floats = mobai_max64(lane, mobai_min64(lane * n_lanes, budget));
+        dq_floats = mobai_min64(p->max_seqlen_q * group * e.row * n_lanes, bytes / 8 / (int64_t)sizeof(float));
+        dq_floats = mobai_max64(dq_floats, n_threads * MIN_RANGE * group * e.row);
     }
     return (fixed_floats(&e, n_threads) + (size_t)dq_floats) * sizeof(float);
-}
-
-/** Sequence b. Without dQ in place its query rows are cut to what a lane's accumulator holds, which shortens illegal
- *  cu_seqlens only: those with a sequence past max_seqlen_q. */
-static mobai_cpu_blocks sequence_at(const bwd_job *job, int64_t b) {
-    mobai_cpu_blocks s = mobai_cpu_blocks_at(job->a, b);
-    if (!job->accumulate_in_place)
-        s.q.end = mobai_min64(s.q.end, s.q.begin + job->dq_floats / (job->a->group * job->e.row));
-    return s;
 }
 
 /** First index in ascending rows[0, n) whose row is >= row. */
@@ -129,7 +119,7 @@ static void clear_dq(const bwd_job *job, const mobai_bwd_lane *lane, int64_t fro
     const mobai_stage_args *a = job->a;
     const int64_t n = (to - from) * a->group * job->e.row;
     if (lane->dq) {
-        memset(lane->dq + (from - lane->s.q.begin) * a->group * job->e.row, 0, (size_t)n * sizeof(float));
+        memset(lane->dq + (from - lane->dq_begin) * a->group * job->e.row, 0, (size_t)n * sizeof(float));
         return;
     }
     for (int64_t t = from; t < to; t++)
@@ -142,7 +132,7 @@ static void store_dq(const bwd_job *job, const mobai_bwd_lane *lane, int64_t fro
     for (int64_t t = from; lane->dq && t < to; t++)
         for (int64_t h = 0; h < a->group; h++)
             mobai_row_store(mobai_cpu_row(a, &a->dq, a->seqlen_q, t, lane->g * a->group + h),
-                            lane->dq + ((t - lane->s.q.begin) * a->group + h) * job->e.row, (moba_dtype)a->dtype,
+                            lane->dq + ((t - lane->dq_begin) * a->group + h) * job->e.row, (moba_dtype)a->dtype,
                             a->head_dim);
 }
 
@@ -177,9 +167,9 @@ static void small_lane(void *context, int64_t task, int32_t thread) {
     const small_lanes *lanes = (const small_lanes *)context;
     bwd_job job = *lanes->job;
     const mobai_stage_args *a = job.a;
-    const mobai_cpu_blocks s = sequence_at(&job, task / job.n_heads);
+    const mobai_cpu_blocks s = mobai_cpu_blocks_at(a, task / job.n_heads);
     if (!is_small(&job, &s, lanes->all_work)) return;
-    mobai_bwd_lane lane = {s, a->kv_head_begin + task % job.n_heads, NULL};
+    mobai_bwd_lane lane = {s, a->kv_head_begin + task % job.n_heads, MOBAI_BWD_ALL, NULL, s.q.begin};
     if (!job.accumulate_in_place) lane.dq = job.dq + thread * (job.dq_floats / job.n_threads);
     mobai_bwd_tile tile;
     mobai_bwd_tile_init(&tile, job.tiles + (size_t)thread * job.e.tile, &job.e);
@@ -200,8 +190,8 @@ static void small_lane(void *context, int64_t task, int32_t thread) {
 /* ------------------------------------------------------------------------------------------------- waves -- */
 
 static mobai_bwd_lane wave_lane(const bwd_job *job, int64_t index) {
-    const mobai_bwd_lane lane = {job->s, job->a->kv_head_begin + job->first_head + index,
-                                 job->accumulate_in_place ? NULL : job->dq + index * job->lane_floats};
+    mobai_bwd_lane lane = {job->s, job->a->kv_head_begin + job->first_head + index, job->sums, NULL, job->s.q.begin};
+    if (!job->accumulate_in_place && job->sums == MOBAI_BWD_ALL) lane.dq = job->dq + index * job->lane_floats;
     return lane;
 }
 
@@ -240,25 +230,51 @@ static void wave_dq(void *context, int64_t task, int32_t thread) {
         store_dq(job, &lane, from, to);
 }
 
+/** dQ of one span of query rows of a lane whose dK and dV are done: every unit with these rows. */
+static void query_range(void *context, int64_t task, int32_t thread) {
+    const bwd_job *job = (const bwd_job *)context;
+    const mobai_stage_args *a = job->a;
+    const int64_t range_floats = job->dq_floats / job->n_threads, length = range_floats / (a->group * job->e.row);
+    const int64_t from = job->s.q.begin + task / job->n_heads * length, to = mobai_min64(from + length, job->s.q.end);
+    const mobai_bwd_lane lane = {job->s, a->kv_head_begin + task % job->n_heads, MOBAI_BWD_QUERIES,
+                                 job->dq + thread * range_floats, from};
+    mobai_bwd_tile tile;
+    mobai_bwd_tile_init(&tile, job->tiles + (size_t)thread * job->e.tile, &job->e);
+    const mobai_bwd_block block = mobai_bwd_block_at(job->blocks + (size_t)thread * job->e.block, &job->e, a->head_dim);
+    clear_dq(job, &lane, from, to);
+    for (int64_t u = 0; u < job->n_units; u++) {
+        const mobai_bwd_unit unit = unit_at(job, &job->s, units_per_block(job), u);
+        bool loaded = false;
+        cell(job, &lane, &unit, &block, &tile, from, to, &loaded);
+    }
+    store_dq(job, &lane, from, to);
+}
+
 static void run_waves(bwd_job *job, mobai_cpu_pool *pool) {
     const int64_t n_blocks = BLOCKS_PER_THREAD * (int64_t)job->n_threads, n_rows = job->s.q.end - job->s.q.begin;
     const int64_t dq_tasks = mobai_ceil_div(n_rows, ROWS_PER_TASK);
     job->lane_floats = n_rows * job->a->group * job->e.row;
     job->n_units = job->s.n_blocks * units_per_block(job);
     int64_t most = mobai_min64(job->n_heads, n_blocks);
-    if (!job->accumulate_in_place && job->lane_floats > 0)
-        most = mobai_max64(1, mobai_min64(most, job->dq_floats / job->lane_floats));
+    job->sums = MOBAI_BWD_ALL;
+    if (!job->accumulate_in_place && job->lane_floats > job->dq_floats)
+        job->sums = MOBAI_BWD_KEYS;
+    else if (!job->accumulate_in_place)
+        most = mobai_min64(most, job->dq_floats / job->lane_floats);
     for (job->first_head = 0; job->first_head < job->n_heads; job->first_head += job->n_lanes) {
         job->n_lanes = mobai_min64(most, job->n_heads - job->first_head);
         job->n_ranges = mobai_min64(n_blocks / job->n_lanes, mobai_ceil_div(n_rows * job->a->group, MIN_RANGE));
         job->n_ranges = mobai_max64(1, job->n_ranges);
         job->clear = true;
-        mobai_cpu_parallel_for(pool, dq_tasks * job->n_lanes, wave_dq, job);
+        if (job->sums == MOBAI_BWD_ALL) mobai_cpu_parallel_for(pool, dq_tasks * job->n_lanes, wave_dq, job);
         for (job->step = 0; job->step < job->n_units + job->n_ranges - 1; job->step++)
             mobai_cpu_parallel_for(pool, job->n_ranges * job->n_lanes, wave_cell, job);
         job->clear = false;
-        if (!job->accumulate_in_place) mobai_cpu_parallel_for(pool, dq_tasks * job->n_lanes, wave_dq, job);
+        if (job->sums == MOBAI_BWD_ALL) mobai_cpu_parallel_for(pool, dq_tasks * job->n_lanes, wave_dq, job);
     }
+    if (job->sums == MOBAI_BWD_ALL) return;
+    const int64_t length = job->dq_floats / job->n_threads / (job->a->group * job->e.row);
+    mobai_cpu_parallel_for(pool, mobai_ceil_div(n_rows, length) * job->n_heads, query_range, job);
 }
 
 /** Zero gradients of kv head `task` for storage rows past the last sequence. */
@@ -296,7 +312,7 @@ moba_status MOBAI_ISA_FN(mobai_cpu_attend_bwd)(const mobai_stage_args *args, mob
     small_lanes lanes = {&job, all_work(args)};
     mobai_cpu_parallel_for(pool, args->batch * job.n_heads, small_lane, &lanes);
     for (int64_t b = 0; b < args->batch; b++) {
-        job.s = sequence_at(&job, b);
+        job.s = mobai_cpu_blocks_at(args, b);
         if (!is_small(&job, &job.s, lanes.all_work)) run_waves(&job, pool);
     }
     mobai_cpu_parallel_for(pool, job.n_heads, clear_tail, &job);

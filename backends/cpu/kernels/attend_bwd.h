@@ -51,11 +51,17 @@ typedef struct mobai_bwd_unit {
     int64_t slot, begin, end;
 } mobai_bwd_unit;
 
-/** A lane, and where its dQ accumulates: `dq` [query row * group + head][row], or NULL: in the dq tensor itself. */
+/** Which sums a pass over the cells adds to. */
+typedef enum mobai_bwd_sums { MOBAI_BWD_ALL, MOBAI_BWD_KEYS, MOBAI_BWD_QUERIES } mobai_bwd_sums;
+
+/** A lane, and where its dQ accumulates: `dq` [(query row - dq_begin) * group + head][row], or NULL: in the dq tensor
+ * itself. */
 typedef struct mobai_bwd_lane {
     mobai_cpu_blocks s;
     int64_t g;
+    mobai_bwd_sums sums;
     float *dq;
+    int64_t dq_begin;
 } mobai_bwd_lane;
 
 static inline mobai_bwd_extent mobai_bwd_extent_of(int32_t head_dim) {

@@ -99,7 +99,7 @@ static void mobai_bwd_add_tile(const mobai_stage_args *a, const mobai_bwd_extent
         tile->delta[i] = delta[h * a->total_q + t];
         tile->n_visible[i] = n_keys;
         if (a->causal) tile->n_visible[i] = mobai_min64(n_keys, mobai_cpu_position(&lane->s, t) + 1 - unit->begin);
-        tile->dq[i] = lane->dq ? lane->dq + (r - lane->s.q.begin * group) * e->row
+        tile->dq[i] = lane->dq ? lane->dq + (r - lane->dq_begin * group) * e->row
                                : (float *)(void *)mobai_cpu_row(a, &a->dq, a->seqlen_q, t, h);
     }
     const int64_t columns = (int64_t)d * MOBAI_GEMM_PANEL, tile_panel = (int64_t)MOBAI_BWD_TILE * MOBAI_GEMM_PANEL;
@@ -113,9 +113,13 @@ static void mobai_bwd_add_tile(const mobai_stage_args *a, const mobai_bwd_extent
         }
         mobai_bwd_softmax(tile, e, i, n_keys, a->softmax_scale);
     }
-    mobai_gemm(n_keys, d, n, tile->p, 1, e->score_row, tile->dout_panels, tile_panel, block->dv, e->row, 1);
-    mobai_gemm(n_keys, d, n, tile->ds, 1, e->score_row, tile->q_panels, tile_panel, block->dk, e->row, 1);
-    mobai_gemm_rows(n, d, n_keys, tile->ds, e->score_row, 1, block->k_rows, n_keys * MOBAI_GEMM_PANEL, tile->dq, ones);
+    if (lane->sums != MOBAI_BWD_QUERIES) {
+        mobai_gemm(n_keys, d, n, tile->p, 1, e->score_row, tile->dout_panels, tile_panel, block->dv, e->row, 1);
+        mobai_gemm(n_keys, d, n, tile->ds, 1, e->score_row, tile->q_panels, tile_panel, block->dk, e->row, 1);
+    }
+    if (lane->sums != MOBAI_BWD_KEYS)
+        mobai_gemm_rows(n, d, n_keys, tile->ds, e->score_row, 1, block->k_rows, n_keys * MOBAI_GEMM_PANEL, tile->dq,
+                        ones);
 }
 
 #endif
