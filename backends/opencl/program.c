@@ -14,7 +14,9 @@
 #include "core/env.h"
 #include "core/status.h"
 
-static const char build_options[] = "-cl-std=CL1.2";
+static const char *build_options(const mobai_device *device) {
+    return device->software ? "-cl-std=CL1.2 -DMOBA_NO_UNROLL" : "-cl-std=CL1.2";
+}
 
 /** FNV-1a, 64 bits. */
 static uint64_t hash(uint64_t h, const char *s) {
@@ -30,7 +32,7 @@ static bool cache_path(const mobai_device *device, size_t instance, char *path, 
     char version[128];
     mobai_cl_device_text(device->id, CL_DEVICE_VERSION, version, sizeof version);
     uint64_t h = hash(0xcbf29ce484222325u, mobai_simt_opencl[instance]);
-    h = hash(hash(hash(hash(h, build_options), device->name), device->driver), version);
+    h = hash(hash(hash(hash(h, build_options(device)), device->name), device->driver), version);
     int n = snprintf(path, capacity, "%s/opencl-%s-%016" PRIx64 ".bin", dir, mobai_simt_instances[instance].name, h);
     return n > 0 && (size_t)n < capacity;
 }
@@ -82,7 +84,7 @@ static cl_program load_binary(mobai_device *device, const char *path) {
     cl_program program = cl.clCreateProgramWithBinary(device->context, 1, &device->id, &bytes, &binary, &loaded, &code);
     free(data);
     if (code != CL_SUCCESS) return NULL;
-    if (loaded == CL_SUCCESS && cl.clBuildProgram(program, 1, &device->id, build_options, NULL, NULL) == CL_SUCCESS)
+    if (loaded == CL_SUCCESS && cl.clBuildProgram(program, 1, &device->id, build_options(device), NULL, NULL) == CL_SUCCESS)
         return program;
     cl.clReleaseProgram(program);
     return NULL;
@@ -106,7 +108,7 @@ static moba_status build_source(mobai_device *device, size_t instance, cl_progra
     const char *text = mobai_simt_opencl[instance];
     cl_program program = cl.clCreateProgramWithSource(device->context, 1, &text, NULL, &code);
     if (code != CL_SUCCESS) return mobai_cl_fail(code, "clCreateProgramWithSource");
-    code = cl.clBuildProgram(program, 1, &device->id, build_options, NULL, NULL);
+    code = cl.clBuildProgram(program, 1, &device->id, build_options(device), NULL, NULL);
     if (code != CL_SUCCESS) {
         moba_status status = build_failed(device, program, instance, code);
         cl.clReleaseProgram(program);

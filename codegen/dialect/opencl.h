@@ -7,7 +7,11 @@ typedef uint u32;
 #define GROUP_Z ((int)get_group_id(2))
 #define GROUPS_X ((i64)get_num_groups(0))
 #define BARRIER barrier(CLK_LOCAL_MEM_FENCE)
+#ifdef MOBA_NO_UNROLL /* processors: compile time counts, and there are too few registers to gain */
+#define UNROLL
+#else
 #define UNROLL _Pragma("unroll")
+#endif
 #define TO_F32(x) ((float)(x))
 #define TO_I32(x) ((int)(x))
 #define TO_U32(x) ((uint)(x))

@@ -16,7 +16,8 @@ static const char *const c_types[TARGET_COUNT][TYPE_COUNT] = {
     [TARGET_HIP] = {"float", "int", "unsigned int", "long long", "unsigned short", "T"},
 };
 
-static bool is_wide(const param *p) { return p->kind == PARAM_BUFFER || p->type == TYPE_I64; }
+/** Parameters stand in the order buffers, 64-bit scalars, 32-bit scalars, on every target. */
+static int param_pass(const param *p) { return p->kind == PARAM_BUFFER ? 0 : p->type == TYPE_I64 ? 1 : 2; }
 
 static const char *base_name(const char *path) {
     const char *slash = strrchr(path, '/');
@@ -44,7 +45,7 @@ static void emit_opencl_params(text *out, const kernel *k) {
     for (int pass = 0; pass < 3; pass++)
         for (int i = 0; i < k->n_params; i++) {
             const param *p = &k->params[i];
-            if ((p->kind == PARAM_BUFFER ? 0 : is_wide(p) ? 1 : 2) != pass) continue;
+            if (param_pass(p) != pass) continue;
             if (pass == 0)
                 text_add(out, "%s\n    __global uchar *%s_base, ulong %s_offset", comma, p->name, p->name);
             else
@@ -66,7 +67,7 @@ static void emit_cuda_params(text *out, const kernel *k) {
     for (int pass = 0; pass < 3; pass++)
         for (int i = 0; i < k->n_params; i++) {
             const param *p = &k->params[i];
-            if ((p->kind == PARAM_BUFFER ? 0 : is_wide(p) ? 1 : 2) != pass) continue;
+            if (param_pass(p) != pass) continue;
             const char *type = c_types[TARGET_CUDA][p->type];
             if (pass == 0)
                 text_add(out, "%s\n    %s%s *%s%s", comma, p->writes ? "" : "const ", type, p->writes ? "" : "__restrict__ ",
@@ -89,10 +90,10 @@ static void emit_glsl_params(text *out, const kernel *k) {
     bool pushed = block_bytes(k) <= PUSH_BYTES;
     text_add(out, pushed ? "layout(push_constant, std430) uniform Params_ {\n"
                          : "layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Params_ {\n");
-    for (int pass = 0; pass < 2; pass++)
+    for (int pass = 0; pass < 3; pass++)
         for (int i = 0; i < k->n_params; i++) {
             const param *p = &k->params[i];
-            if (is_wide(p) != (pass == 0)) continue;
+            if (param_pass(p) != pass) continue;
             text_add(out, "    %s %s_;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type], p->name);
         }
     text_add(out, pushed ? "} p_;\n" : "};\nlayout(push_constant, std430) uniform Push_ { uint64_t params; } push_;\n");

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Vulkan backend, internal: functions of libvulkan.so.1, opened at run time, the device and its streams. Kernels reach
+ * buffers through 64-bit addresses, so there are no descriptors and no limit on the size of a tensor but the allocation's.
+ */
+#ifndef MOBAI_VULKAN_H
+#define MOBAI_VULKAN_H
+
+#define VK_NO_PROTOTYPES
+#include <pthread.h>
+#include <vulkan/vulkan.h>
+
+#include "codegen/host/simt.h"
+
+#define MOBAI_VK_INSTANCE_FUNCTIONS(X)                                                                                 \
+    X(vkEnumeratePhysicalDevices)                                                                                      \
+    X(vkGetPhysicalDeviceProperties2)                                                                                  \
+    X(vkGetPhysicalDeviceFeatures2)                                                                                    \
+    X(vkGetPhysicalDeviceMemoryProperties)                                                                             \
+    X(vkGetPhysicalDeviceQueueFamilyProperties)                                                                        \
+    X(vkCreateDevice)                                                                                                  \
+    X(vkGetDeviceProcAddr)
+
+#define MOBAI_VK_DEVICE_FUNCTIONS(X)                                                                                   \
+    X(vkDestroyDevice)                                                                                                 \
+    X(vkGetDeviceQueue)                                                                                                \
+    X(vkCreateBuffer)                                                                                                  \
+    X(vkDestroyBuffer)                                                                                                 \
+    X(vkGetBufferMemoryRequirements)                                                                                   \
+    X(vkAllocateMemory)                                                                                                \
+    X(vkFreeMemory)                                                                                                    \
+    X(vkBindBufferMemory)                                                                                              \
+    X(vkMapMemory)                                                                                                     \
+    X(vkGetBufferDeviceAddress)                                                                                        \
+    X(vkCreateCommandPool)                                                                                             \
+    X(vkDestroyCommandPool)                                                                                            \
+    X(vkAllocateCommandBuffers)                                                                                        \
+    X(vkBeginCommandBuffer)                                                                                            \
+    X(vkEndCommandBuffer)                                                                                              \
+    X(vkQueueSubmit)                                                                                                   \
+    X(vkCreateFence)                                                                                                   \
+    X(vkDestroyFence)                                                                                                  \
+    X(vkWaitForFences)                                                                                                 \
+    X(vkResetFences)                                                                                                   \
+    X(vkCmdPipelineBarrier)                                                                                            \
+    X(vkCmdCopyBuffer)                                                                                                 \
+    X(vkCmdFillBuffer)                                                                                                 \
+    X(vkCmdUpdateBuffer)                                                                                               \
+    X(vkCmdBindPipeline)                                                                                               \
+    X(vkCmdPushConstants)                                                                                              \
+    X(vkCmdDispatch)                                                                                                   \
+    X(vkCreateShaderModule)                                                                                            \
+    X(vkDestroyShaderModule)                                                                                           \
+    X(vkCreatePipelineLayout)                                                                                          \
+    X(vkDestroyPipelineLayout)                                                                                         \
+    X(vkCreatePipelineCache)                                                                                           \
+    X(vkDestroyPipelineCache)                                                                                          \
+    X(vkGetPipelineCacheData)                                                                                          \
+    X(vkCreateComputePipelines)                                                                                        \
+    X(vkDestroyPipeline)                                                                                               \
+    X(vkCreateQueryPool)                                                                                               \
+    X(vkDestroyQueryPool)                                                                                              \
+    X(vkCmdResetQueryPool)                                                                                             \
+    X(vkCmdWriteTimestamp)                                                                                             \
+    X(vkGetQueryPoolResults)
+
+typedef struct mobai_vk_functions {
+#define X(name) PFN_##name name;
+    MOBAI_VK_DEVICE_FUNCTIONS(X)
+#undef X
+} mobai_vk_functions;
+
+/** Memory bound to one VkBuffer. */
+typedef struct mobai_vk_memory {
+    VkBuffer buffer;
+    VkDeviceMemory memory;
+    VkDeviceAddress address;
+    void *mapped; /* staging only */
+} mobai_vk_memory;
+
+/** Command buffers of a stream, used in turn, so that recording need not wait for the ones in flight. */
+enum { MOBAI_VK_RING = 8 };
+
+typedef struct mobai_vk_stream {
+    VkCommandPool pool;
+    VkCommandBuffer commands[MOBAI_VK_RING];
+    VkFence fences[MOBAI_VK_RING];
+    bool in_flight[MOBAI_VK_RING];
+    int32_t current;
+    bool recording;
+    struct mobai_vk_stream *next;
+} mobai_vk_stream;
+
+/** What a library-made VkBuffer is backed by; a list, because buffers are few and freed rarely. */
+typedef struct mobai_vk_owned {
+    mobai_vk_memory memory;
+    struct mobai_vk_owned *next;
+} mobai_vk_owned;
+
+struct mobai_device {
+    mobai_vk_functions vk;
+    VkPhysicalDevice physical;
+    VkDevice device;
+    VkQueue queue;
+    uint32_t queue_family;
+    bool adopted; /* device and queue are the caller's */
+    mobai_caps caps;
+    char name[128], driver[128];
+    bool software;
+    uint64_t memory_bytes, max_alloc_bytes;
+    double timestamp_ns; /* 0: the queue has no timestamps */
+    uint32_t max_groups[3];
+    VkPhysicalDeviceMemoryProperties memory_types;
+    pthread_mutex_t lock; /* all that follows, the queue and every stream */
+    VkPipelineLayout layout;
+    VkPipelineCache cache;
+    VkPipeline *pipelines; /* by instance */
+    mobai_vk_stream *streams; /* the last one is the default stream */
+    mobai_vk_owned *owned;
+    mobai_vk_memory params;  /* parameter blocks too long for push constants, used in turn */
+    uint32_t params_used;
+    mobai_vk_memory staging;
+};
+enum { MOBAI_VK_PARAMS_BYTES = 1 << 20, MOBAI_VK_STAGING_BYTES = 8 << 20 };
+
+moba_status mobai_vk_fail(VkResult result, const char *what);
+#define MOBAI_TRY_VK(call, what)                                                                                       \
+    do {                                                                                                               \
+        VkResult try_result = (call);                                                                                  \
+        if (try_result != VK_SUCCESS) return mobai_vk_fail(try_result, what);                                          \
+    } while (0)
+
+/* memory, streams and launches: backends/vulkan/run.c and memory.c */
+moba_status mobai_vk_allocate(mobai_device *d, size_t bytes, bool host, mobai_vk_memory *out);
+void mobai_vk_free(mobai_device *d, mobai_vk_memory *memory);
+moba_status mobai_vk_new_stream(mobai_device *d, mobai_vk_stream **out);
+void mobai_vk_free_stream(mobai_device *d, mobai_vk_stream *stream);
+/** Command buffer to record into, begun if it is the library's. `*stream` is NULL for a caller's. Caller holds the lock. */
+moba_status mobai_vk_commands(mobai_device *d, moba_stream native, mobai_vk_stream **stream, VkCommandBuffer *out);
+/** Submits what was recorded; with `wait`, also waits for all of the stream. Caller holds the lock. */
+moba_status mobai_vk_submit(mobai_device *d, mobai_vk_stream *stream, bool wait);
+/** Everything before is finished and visible to everything after. */
+void mobai_vk_barrier(mobai_device *d, VkCommandBuffer commands);
+
+moba_status mobai_vk_buffer_create(mobai_device *d, size_t bytes, moba_buffer *out);
+void mobai_vk_buffer_destroy(mobai_device *d, moba_buffer buffer);
+moba_status mobai_vk_buffer_write(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *data, size_t bytes);
+moba_status mobai_vk_buffer_read(mobai_device *d, moba_stream stream, moba_buffer buffer, void *data, size_t bytes);
+moba_status mobai_vk_buffer_fill(mobai_device *d, moba_stream stream, moba_buffer buffer, uint8_t value, size_t bytes);
+moba_status mobai_vk_buffer_copy(mobai_device *d, moba_stream stream, moba_buffer from, moba_buffer to, size_t bytes);
+moba_status mobai_vk_stream_create(mobai_device *d, moba_stream *out);
+void mobai_vk_stream_destroy(mobai_device *d, moba_stream stream);
+moba_status mobai_vk_stream_synchronize(mobai_device *d, moba_stream stream);
+moba_status mobai_vk_event_create(mobai_device *d, moba_event *out);
+void mobai_vk_event_destroy(mobai_device *d, moba_event event);
+moba_status mobai_vk_event_record(mobai_device *d, moba_stream stream, moba_event event);
+moba_status mobai_vk_event_elapsed(mobai_device *d, moba_event begin, moba_event end, double *ms);
+moba_status mobai_vk_prepare(mobai_device *d, const mobai_variant *variant, const moba_problem *problem);
+moba_status mobai_vk_launch(mobai_device *d, moba_stream stream, const mobai_variant *variant, const mobai_stage_args *args);
+moba_status mobai_vk_run_end(mobai_device *d, moba_stream stream);
+
+/** Pipeline cache in MOBA_CACHE_DIR, named after device and driver. */
+void mobai_vk_load_cache(mobai_device *d);
+void mobai_vk_store_cache(mobai_device *d);
+
+#endif
