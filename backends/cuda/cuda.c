@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "codegen/host/simt.h"
 #include "core/context.h"
 #include "core/status.h"
 #include "moba/moba_cuda.h"
@@ -134,6 +135,9 @@ static moba_status open_device(const moba_context_options *options, mobai_device
 }
 
 static moba_status cuda_open(const moba_context_options *options, mobai_device **out) {
+    if (mobai_n_simt_instances > CUDA_MAX_SIMT_INSTANCES)
+        return mobai_fail(MOBA_ERROR_INTERNAL, "%zu generated kernels; the CUDA backend has room for %d",
+                          mobai_n_simt_instances, CUDA_MAX_SIMT_INSTANCES);
     mobai_device *device = calloc(1, sizeof *device);
     if (!device) return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no host memory for a CUDA device");
     moba_status status = open_device(options, device);
@@ -152,6 +156,7 @@ static moba_status cuda_open(const moba_context_options *options, mobai_device *
 static void cuda_close(mobai_device *device) {
     if (cuda_enter(device) == MOBA_OK) {
         cuda_unload_all(device);
+        cuda_simt_unload(device);
         cuda_leave();
     }
     if (device->owns_primary) cuda_driver_get()->primary_release(device->device);
@@ -287,9 +292,9 @@ static moba_status cuda_event_elapsed(mobai_device *device, moba_event begin, mo
 
 static moba_status cuda_prepare(mobai_device *device, const mobai_variant *variant, const moba_problem *problem) {
     (void)problem;
-    const cuda_code *code = variant->code;
     MOBAI_TRY(cuda_enter(device));
-    moba_status status = cuda_load(device, code->module);
+    moba_status status = cuda_is_native(variant) ? cuda_load(device, ((const cuda_code *)variant->code)->module)
+                                                 : cuda_simt_load(device, variant);
     cuda_leave();
     return status;
 }
@@ -322,6 +327,7 @@ static moba_status cuda_run_end(mobai_device *device, moba_stream stream) {
 
 static moba_status cuda_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
                                const mobai_stage_args *args) {
+    if (!cuda_is_native(variant)) return cuda_simt_launch(device, native(stream), variant, args);
     const cuda_code *code = variant->code;
     return code->launch(device, native(stream), code, args);
 }

@@ -36,6 +36,21 @@ typedef struct cuda_module {
 } cuda_module;
 extern const cuda_module cuda_modules[CUDA_MODULE_COUNT];
 
+/** Generated kernels: the number of .kern files, of their instances, and of the rows of the variants table. */
+enum {
+    CUDA_N_SIMT_KERNELS = 0
+#define SIMT_KERNEL(name) +1
+#include "simt_kernels.inc"
+#undef SIMT_KERNEL
+    ,
+    CUDA_MAX_SIMT_INSTANCES = 256,
+    CUDA_N_NATIVE_VARIANTS = 17,
+    CUDA_N_VARIANTS = CUDA_N_NATIVE_VARIANTS
+#define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
+#include "simt_rows.inc"
+#undef MOBAI_SIMT_ROW
+};
+
 struct mobai_device {
     cu_device device;
     cu_context context;
@@ -46,9 +61,11 @@ struct mobai_device {
     pthread_mutex_t lock; /* guards loading */
     cu_module modules[CUDA_MODULE_COUNT];
     cu_function functions[CUDA_MODULE_COUNT][CUDA_MAX_KERNELS];
+    cu_module simt_modules[CUDA_N_SIMT_KERNELS];
+    cu_function simt_functions[CUDA_MAX_SIMT_INSTANCES];
 };
 
-/** How a variant is launched: mobai_variant.code. */
+/** How a native variant is launched: its mobai_variant.code. Generated ones need no capability and have a program. */
 typedef struct cuda_code {
     cuda_module_id module;
     int head_dim; /* 0: any */
@@ -72,6 +89,15 @@ moba_status cuda_launch_index(mobai_device *, cu_stream, const cuda_code *, cons
 moba_status cuda_launch_attend(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
 moba_status cuda_launch_combine(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
 
+/** True for the variants of launch.c, false for generated ones. */
+static inline bool cuda_is_native(const mobai_variant *variant) { return variant->needs != 0; }
+
+/* simt.c: the context must be current, but for unloading */
+moba_status cuda_simt_load(mobai_device *device, const mobai_variant *variant);
+void cuda_simt_unload(mobai_device *device);
+moba_status cuda_simt_launch(mobai_device *device, cu_stream stream, const mobai_variant *variant,
+                             const mobai_stage_args *args);
+
 /** Scratch of the index for runs up to these bounds, and of attend for a slice. */
 size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);
 size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k);
@@ -79,7 +105,6 @@ size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64
 /** mobai_backend.kept_bytes: the index's map of where each pick went, for attend and combine. */
 size_t cuda_kept_bytes(const mobai_variant *variant, const mobai_shape *shape);
 
-#define CUDA_N_VARIANTS 17
 extern const mobai_variant cuda_variants[CUDA_N_VARIANTS];
 
 #endif

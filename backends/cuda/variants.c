@@ -4,6 +4,7 @@
  * H100 (docs/performance.md).
  */
 #include "backends/cuda/cuda.h"
+#include "codegen/host/simt_row.h"
 
 /* --------------------------------------------------------------------------------------------------- costs -- */
 
@@ -130,6 +131,7 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
      .code = &index_any},
     ROWS(attend, MOBAI_STAGE_ATTEND, "wgmma_m64n128", 64, 128, attend_scratch, partial_bytes),
     ROWS(combine, MOBAI_STAGE_COMBINE, "rows", 0, 0, NULL, partial_bytes),
+#include "simt_rows.inc"
 };
 
 /** Where each pick went, for attend and combine. */
