@@ -230,8 +230,8 @@ typedef struct mobai_backend {
     moba_status (*run_begin)(mobai_device *device, moba_stream stream);
     moba_status (*run_end)(mobai_device *device, moba_stream stream);
 
-    /** Optional: bytes that `variant` leaves in mobai_stage_args.kept for later stages of the same run, for all heads and
-     *  rows of the shape's problem. At most one variant of a chain has them. */
+    /** Optional: bytes that `variant` leaves in mobai_stage_args.kept for later stages of the same run, for all heads
+     * and rows of the shape's problem. At most one variant of a chain has them. */
     size_t (*kept_bytes)(const mobai_variant *variant, const mobai_shape *shape);
     /** Rank when nothing is named: the usable backend with the highest wins; 0: only when named. */
     int32_t (*rank)(int32_t device_index);

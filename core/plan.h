@@ -39,7 +39,7 @@ typedef struct mobai_layout {
     mobai_region partials, partial_ml;
     mobai_region delta, dkprime;
     mobai_region scratch;
-    mobai_region kept; /* of one stage, for the later ones of the run */
+    mobai_region kept;      /* of one stage, for the later ones of the run */
     int32_t slice_kv_heads; /* kv heads of one slice; the last may have fewer */
     int64_t slice_queries;  /* query rows of one slice */
     size_t bytes;

@@ -114,8 +114,8 @@ static moba_status adopt(const moba_context_options *options, mobai_device *devi
     MOBAI_TRY(check(d->device_get(&named, options->device), "find the device"));
     if (named != device->device)
         return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT,
-                          "moba_cuda_handles.context belongs to device %d, and the options name device %d", device->device,
-                          options->device);
+                          "moba_cuda_handles.context belongs to device %d, and the options name device %d",
+                          device->device, options->device);
     return MOBA_OK;
 }
 
@@ -191,8 +191,8 @@ static moba_status cuda_buffer_create(mobai_device *device, size_t bytes, moba_b
     if (result == CU_OUT_OF_MEMORY) d->memory_info(&available, &total);
     cuda_leave();
     if (result == CU_OUT_OF_MEMORY)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "%zu bytes of device memory were asked for; %zu of %zu are free", bytes,
-                          available, total);
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "%zu bytes of device memory were asked for; %zu of %zu are free",
+                          bytes, available, total);
     MOBAI_TRY(check(result, "allocate device memory"));
     *out = (moba_buffer){(uint64_t)p, 0};
     return MOBA_OK;
@@ -311,11 +311,12 @@ static moba_status cuda_run_begin(mobai_device *device, moba_stream stream) {
     if (result == CU_SUCCESS && owner == device->context) return MOBA_OK;
     cuda_leave();
     if (result == CU_INVALID_VALUE || result == CU_INVALID_HANDLE || result == CU_CONTEXT_IS_DESTROYED)
-        return mobai_fail(MOBA_ERROR_WRONG_CONTEXT, "the stream %p is not a CUDA stream, or was destroyed", stream.native);
+        return mobai_fail(MOBA_ERROR_WRONG_CONTEXT, "the stream %p is not a CUDA stream, or was destroyed",
+                          stream.native);
     if (result != CU_SUCCESS) return cuda_fail(result, "read the stream's context");
     return mobai_fail(MOBA_ERROR_WRONG_CONTEXT,
-                      "the stream %p belongs to CUDA context %p; this moba_context runs in %p (device %d)", stream.native,
-                      (void *)owner, (void *)device->context, device->index);
+                      "the stream %p belongs to CUDA context %p; this moba_context runs in %p (device %d)",
+                      stream.native, (void *)owner, (void *)device->context, device->index);
 }
 
 static moba_status cuda_run_end(mobai_device *device, moba_stream stream) {

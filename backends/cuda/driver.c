@@ -33,8 +33,8 @@ static void open_driver(void) {
     if (missing || driver.version < MOBAI_CUDA_MIN_DRIVER) {
         snprintf(driver.reason, sizeof driver.reason,
                  "the NVIDIA driver supports CUDA %d.%d%s%s; CUDA %d.%d is needed (driver 525 or newer)",
-                 driver.version / 1000, driver.version % 1000 / 10, missing ? " and has no " : "", missing ? missing : "",
-                 MOBAI_CUDA_MIN_DRIVER / 1000, MOBAI_CUDA_MIN_DRIVER % 1000 / 10);
+                 driver.version / 1000, driver.version % 1000 / 10, missing ? " and has no " : "",
+                 missing ? missing : "", MOBAI_CUDA_MIN_DRIVER / 1000, MOBAI_CUDA_MIN_DRIVER % 1000 / 10);
         return;
     }
     cu_result result = driver.init(0);
@@ -74,8 +74,10 @@ static bool is_sticky(cu_result r) {
     case CU_MISALIGNED_ADDRESS:
     case CU_INVALID_ADDRESS_SPACE:
     case CU_INVALID_PC:
-    case CU_LAUNCH_FAILED: return true;
-    default: return false;
+    case CU_LAUNCH_FAILED:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -87,23 +89,25 @@ moba_status cuda_fail(cu_result result, const char *what) {
     if (!name) name = "unknown error";
     if (!text) text = "no description";
     if (is_sticky(result))
-        return mobai_fail(MOBA_ERROR_DEVICE_LOST,
-                          "CUDA could not %s: %s (%s, %d); the error stays with the device's CUDA context, so every later "
-                          "call in this process will fail too",
-                          what, text, name, result);
+        return mobai_fail(
+            MOBA_ERROR_DEVICE_LOST,
+            "CUDA could not %s: %s (%s, %d); the error stays with the device's CUDA context, so every later "
+            "call in this process will fail too",
+            what, text, name, result);
     if (result == CU_OUT_OF_MEMORY)
         return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "CUDA could not %s: %s (%s)", what, text, name);
     if (result >= CU_STREAM_CAPTURE_UNSUPPORTED && result <= CU_STREAM_CAPTURE_WRONG_THREAD)
-        return mobai_fail(MOBA_ERROR_CAPTURE, "CUDA could not %s while the stream is being captured: %s (%s)", what, text,
-                          name);
+        return mobai_fail(MOBA_ERROR_CAPTURE, "CUDA could not %s while the stream is being captured: %s (%s)", what,
+                          text, name);
     if (result == CU_INVALID_HANDLE || result == CU_INVALID_CONTEXT)
         return mobai_fail(MOBA_ERROR_WRONG_CONTEXT,
                           "CUDA could not %s: %s (%s, %d); the stream, event or context was destroyed or is not CUDA's",
                           what, text, name, result);
     if (result == CU_NO_BINARY_FOR_GPU || result == CU_UNSUPPORTED_PTX_VERSION)
-        return mobai_fail(MOBA_ERROR_UNSUPPORTED,
-                          "CUDA could not %s: %s (%s); the driver supports CUDA %d.%d, and this code needs a newer one or "
-                          "another device",
-                          what, text, name, d->version / 1000, d->version % 1000 / 10);
+        return mobai_fail(
+            MOBA_ERROR_UNSUPPORTED,
+            "CUDA could not %s: %s (%s); the driver supports CUDA %d.%d, and this code needs a newer one or "
+            "another device",
+            what, text, name, d->version / 1000, d->version % 1000 / 10);
     return mobai_fail(MOBA_ERROR_LAUNCH_FAILED, "CUDA could not %s: %s (%s, %d)", what, text, name, result);
 }

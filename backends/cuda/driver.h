@@ -49,14 +49,14 @@ enum {
 };
 
 enum { /* device attributes */
-    CU_ATTRIBUTE_MAX_SHARED_MEMORY_OPTIN = 97,
-    CU_ATTRIBUTE_MULTIPROCESSORS = 16,
-    CU_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 1,
-    CU_ATTRIBUTE_CLOCK_KHZ = 13,
-    CU_ATTRIBUTE_MEMORY_CLOCK_KHZ = 36,
-    CU_ATTRIBUTE_MEMORY_BUS_BITS = 37,
-    CU_ATTRIBUTE_MAJOR = 75,
-    CU_ATTRIBUTE_MINOR = 76
+       CU_ATTRIBUTE_MAX_SHARED_MEMORY_OPTIN = 97,
+       CU_ATTRIBUTE_MULTIPROCESSORS = 16,
+       CU_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 1,
+       CU_ATTRIBUTE_CLOCK_KHZ = 13,
+       CU_ATTRIBUTE_MEMORY_CLOCK_KHZ = 36,
+       CU_ATTRIBUTE_MEMORY_BUS_BITS = 37,
+       CU_ATTRIBUTE_MAJOR = 75,
+       CU_ATTRIBUTE_MINOR = 76
 };
 enum { CU_FUNCTION_MAX_DYNAMIC_SHARED = 8, CU_STREAM_NON_BLOCKING = 1, CU_CAPTURE_NONE = 0 };
 
@@ -99,12 +99,13 @@ enum { CU_FUNCTION_MAX_DYNAMIC_SHARED = 8, CU_STREAM_NON_BLOCKING = 1, CU_CAPTUR
     X(cu_result, module_function, cuModuleGetFunction, (cu_function *, cu_module, const char *))                       \
     X(cu_result, function_set, cuFuncSetAttribute, (cu_function, int, int))                                            \
     X(cu_result, launch, cuLaunchKernel,                                                                               \
-      (cu_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, cu_stream, void **, void **))
+      (cu_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, cu_stream, void **,          \
+       void **))
 
 typedef struct cuda_driver {
     void *library;
-    int version;   /* as cuDriverGetVersion: 1000 * major + 10 * minor */
-    int n_devices; /* that can be used */
+    int version;      /* as cuDriverGetVersion: 1000 * major + 10 * minor */
+    int n_devices;    /* that can be used */
     char reason[256]; /* why there is none; "" otherwise */
 #define MOBAI_CUDA_MEMBER(result, member, symbol, arguments) result(*member) arguments;
     MOBAI_CUDA_API(MOBAI_CUDA_MEMBER)

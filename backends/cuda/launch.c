@@ -25,7 +25,8 @@ static bool is_aligned(const mobai_sm90_tensor *t) {
  *  rounded up, where 2^shift < divisor <= 2^(shift + 1). */
 static void set_divisor(uint32_t divisor, uint32_t *magic, uint32_t *shift) {
     uint32_t s = 0;
-    while ((uint64_t)2 << s < divisor) s++;
+    while ((uint64_t)2 << s < divisor)
+        s++;
     *magic = (uint32_t)((((uint64_t)1 << (32 + s)) + divisor - 1) / divisor);
     *shift = s;
 }
@@ -87,8 +88,8 @@ static moba_status run(mobai_device *device, cu_stream stream, cuda_module_id mo
                                                  g.shared, stream, arguments, NULL);
     if (result == CU_SUCCESS) return MOBA_OK;
     char what[160];
-    snprintf(what, sizeof what, "launch %s on a grid of %u x %u x %u", cuda_modules[module].kernels[kernel].name, g.x, g.y,
-             g.z);
+    snprintf(what, sizeof what, "launch %s on a grid of %u x %u x %u", cuda_modules[module].kernels[kernel].name, g.x,
+             g.y, g.z);
     return cuda_fail(result, what);
 }
 
@@ -97,7 +98,9 @@ static int place(const cuda_code *code, bool aligned) {
     return code->bf16 * 4 + (code->head_dim == 128) * 2 + !aligned;
 }
 
-static unsigned shared_of(cuda_module_id module, int kernel) { return cuda_modules[module].kernels[kernel].dynamic_shared; }
+static unsigned shared_of(cuda_module_id module, int kernel) {
+    return cuda_modules[module].kernels[kernel].dynamic_shared;
+}
 
 moba_status cuda_launch_centroid(mobai_device *device, cu_stream stream, const cuda_code *code,
                                  const mobai_stage_args *a) {
@@ -132,19 +135,22 @@ static int32_t index_lanes(int32_t top_k) { return top_k <= 8 ? 8 : top_k <= 16 
 static int64_t index_chunk_rows(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k) {
     const int64_t windows = mobai_max64(1, mobai_ceil_div(n_slots, MOBAI_SM90_INDEX_WINDOW));
     int64_t rows = MOBAI_SM90_INDEX_PICKS / index_lanes(top_k);
-    while (rows > 512 && n_kv_heads * windows * mobai_ceil_div(n_rows, rows) < MOBAI_SM90_INDEX_MIN_GROUPS) rows /= 2;
+    while (rows > 512 && n_kv_heads * windows * mobai_ceil_div(n_rows, rows) < MOBAI_SM90_INDEX_MIN_GROUPS)
+        rows /= 2;
     return rows;
 }
 
 size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k) {
-    /* Smaller chunks are taken only while there are fewer than MIN_GROUPS of them, so halving gives at most twice that. */
+    /* Smaller chunks are taken only while there are fewer than MIN_GROUPS of them, so halving gives at most twice that.
+     */
     const int64_t most = MOBAI_SM90_INDEX_PICKS / index_lanes(top_k);
     const int64_t chunks =
         mobai_max64(n_kv_heads * mobai_ceil_div(n_rows, most), 2 * MOBAI_SM90_INDEX_MIN_GROUPS + n_kv_heads);
     return (size_t)chunks * (size_t)n_slots * sizeof(uint32_t);
 }
 
-moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda_code *code, const mobai_stage_args *a) {
+moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda_code *code,
+                              const mobai_stage_args *a) {
     (void)code;
     mobai_sm90_params p = params_of(a);
     const int64_t rows = (int64_t)p.total_q * p.group;
@@ -176,24 +182,25 @@ static int64_t item_capacity(int64_t n_rows, int64_t n_slots, int32_t top_k) {
 
 size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k) {
     return MOBAI_SM90_ITEMS_OFFSET +
-           (size_t)n_slice_kv_heads *
-               ((size_t)item_capacity(n_slice_rows, n_slots, top_k) * sizeof(mobai_sm90_item) +
-                (size_t)n_slots * sizeof(mobai_sm90_list));
+           (size_t)n_slice_kv_heads * ((size_t)item_capacity(n_slice_rows, n_slots, top_k) * sizeof(mobai_sm90_item) +
+                                       (size_t)n_slots * sizeof(mobai_sm90_list));
 }
 
-moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cuda_code *code, const mobai_stage_args *a) {
+moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cuda_code *code,
+                               const mobai_stage_args *a) {
     mobai_sm90_params p = params_of(a);
     if (p.n_slice_kv_heads == 0 || p.query_end == p.query_begin) return MOBA_OK;
     if (p.q.token_stride > INT32_MAX || p.q.head_stride > INT32_MAX)
-        return mobai_fail(MOBA_ERROR_UNSUPPORTED, "q has strides of %lld and %lld elements; this kernel takes at most %d",
+        return mobai_fail(MOBA_ERROR_UNSUPPORTED,
+                          "q has strides of %lld and %lld elements; this kernel takes at most %d",
                           (long long)p.q.token_stride, (long long)p.q.head_stride, INT32_MAX);
     const int64_t rows = (int64_t)(p.query_end - p.query_begin) * p.group;
     const int64_t capacity = item_capacity(rows, p.n_slots, p.top_k);
     p.n_item_capacity = (int32_t)capacity;
     /* Q of one step stays in half of the L2 cache, beside the partials that pass through it */
     const int64_t total_rows = (int64_t)p.total_q * p.group;
-    const int64_t steps = mobai_min64(mobai_ceil_div(total_rows * 2 * code->head_dim, ITEM_STEP_BYTES),
-                                      MOBAI_SM90_ITEM_STEPS);
+    const int64_t steps =
+        mobai_min64(mobai_ceil_div(total_rows * 2 * code->head_dim, ITEM_STEP_BYTES), MOBAI_SM90_ITEM_STEPS);
     p.item_step_rows = steps > 1 ? (uint32_t)mobai_ceil_div(total_rows, steps) : 0;
     grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
     MOBAI_TRY(run(device, stream, CUDA_MODULE_ATTEND, 0, items, &p));
@@ -205,8 +212,9 @@ moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cud
     const int method = p.block_size == 64 ? 0 : p.block_size == 128 ? 1 : 2;
     const int kernel = 2 + method * 8 + place(code, aligned);
     const int per_multiprocessor = method < 2 && aligned ? 2 : 1;
-    grid g = {(unsigned)mobai_min64(capacity * p.n_slice_kv_heads, (int64_t)device->n_multiprocessors * per_multiprocessor),
-              1, 1, 256, shared_of(CUDA_MODULE_ATTEND, kernel)};
+    grid g = {
+        (unsigned)mobai_min64(capacity * p.n_slice_kv_heads, (int64_t)device->n_multiprocessors * per_multiprocessor),
+        1, 1, 256, shared_of(CUDA_MODULE_ATTEND, kernel)};
     return run(device, stream, CUDA_MODULE_ATTEND, kernel, g, &p);
 }
 

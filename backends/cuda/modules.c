@@ -11,10 +11,10 @@ extern const unsigned char mobai_cuda_sm90_centroid[], mobai_cuda_sm90_gate[], m
     mobai_cuda_sm90_attend[], mobai_cuda_sm90_combine[];
 
 /* Shared memory as laid out in kernels/sm90: gate_layout and attend_layout. */
-#define LIST_BYTES(sublist) (64 * (4 * (sublist) * 8 + 32))
+#define LIST_BYTES(sublist) (64 * (4 * (sublist)*8 + 32))
 #define GATE_BYTES(d, consumers, sub)                                                                                  \
-    (2 * 128 * (d) * 2 + (consumers) * (64 * (d) * 2 + 16 * 128 * 8 + LIST_BYTES(sub)) + 1024)
-#define ATTEND_BYTES(d, keys) (2 * (keys) * (d) * 2 + 2 * 64 * (d) * 2 + 1024)
+    (2 * 128 * (d)*2 + (consumers) * (64 * (d)*2 + 16 * 128 * 8 + LIST_BYTES(sub)) + 1024)
+#define ATTEND_BYTES(d, keys) (2 * (keys) * (d)*2 + 2 * 64 * (d)*2 + 1024)
 #define INDEX_COUNT_BYTES (MOBAI_SM90_INDEX_WINDOW * 4)
 #define INDEX_SCATTER_BYTES (225 * 1024)
 
@@ -27,7 +27,9 @@ extern const unsigned char mobai_cuda_sm90_centroid[], mobai_cuda_sm90_gate[], m
     }
 
 const cuda_module cuda_modules[CUDA_MODULE_COUNT] = {
-    [CUDA_MODULE_CENTROID] = {"centroid", mobai_cuda_sm90_centroid, {BY_ELEMENT_AND_DIM("centroid", "", 0, 0), {NULL, 0}}},
+    [CUDA_MODULE_CENTROID] = {"centroid",
+                              mobai_cuda_sm90_centroid,
+                              {BY_ELEMENT_AND_DIM("centroid", "", 0, 0), {NULL, 0}}},
     [CUDA_MODULE_GATE] = {"gate",
                           mobai_cuda_sm90_gate,
                           {BY_ELEMENT_AND_DIM("gate", "_k8", GATE_BYTES(64, 3, 8), GATE_BYTES(128, 3, 8)),

@@ -79,11 +79,13 @@ moba_status cuda_simt_launch(mobai_device *device, cu_stream stream, const mobai
             addresses[b] = launch.buffers[b].handle ? launch.buffers[b].handle + launch.buffers[b].offset : 0;
             arguments[n++] = &addresses[b];
         }
-        for (int32_t w = 0; w < launch.n_wide; w++) arguments[n++] = &launch.wide[w];
-        for (int32_t w = 0; n < instance->kernel->n_params; w++) arguments[n++] = &launch.narrow[w];
-        cu_result result = cuda_driver_get()->launch(device->simt_functions[program->steps[i]], (unsigned)launch.groups[0],
-                                                     (unsigned)launch.groups[1], (unsigned)launch.groups[2],
-                                                     (unsigned)instance->lanes, 1, 1, 0, stream, arguments, NULL);
+        for (int32_t w = 0; w < launch.n_wide; w++)
+            arguments[n++] = &launch.wide[w];
+        for (int32_t w = 0; n < instance->kernel->n_params; w++)
+            arguments[n++] = &launch.narrow[w];
+        cu_result result = cuda_driver_get()->launch(
+            device->simt_functions[program->steps[i]], (unsigned)launch.groups[0], (unsigned)launch.groups[1],
+            (unsigned)launch.groups[2], (unsigned)instance->lanes, 1, 1, 0, stream, arguments, NULL);
         if (result != CU_SUCCESS) {
             char what[200];
             snprintf(what, sizeof what, "launch %s on a grid of %lld x %lld x %lld", instance->name,

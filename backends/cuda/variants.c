@@ -37,12 +37,14 @@ static double index_cost(const mobai_shape *s) { return 3.0 * LAUNCH_US + copy_u
 static double attend_cost(const mobai_shape *s) {
     const double pairs = picks_of(s) * s->problem->block_size;
     const double bytes = picks_of(s) * (4.0 * s->problem->head_dim + 18.0);
-    const double products = matrix_us(s, 4.0 * pairs * s->problem->head_dim) / (s->problem->block_size > 128 ? 0.3 : 0.55);
+    const double products =
+        matrix_us(s, 4.0 * pairs * s->problem->head_dim) / (s->problem->block_size > 128 ? 0.3 : 0.55);
     const double traffic = copy_us(s, bytes);
     return 3.0 * LAUNCH_US + (products > traffic ? products : traffic) * 1.15;
 }
 static double combine_cost(const mobai_shape *s) {
-    return LAUNCH_US + copy_us(s, picks_of(s) * (2.0 * s->problem->head_dim + 12.0) + 2.0 * rows_of(s) * s->problem->head_dim);
+    return LAUNCH_US +
+           copy_us(s, picks_of(s) * (2.0 * s->problem->head_dim + 12.0) + 2.0 * rows_of(s) * s->problem->head_dim);
 }
 
 /* ----------------------------------------------------------------------------------------- rejects, scratch -- */
@@ -99,18 +101,11 @@ CODES(combine, CUDA_MODULE_COMBINE)
 static const cuda_code index_any = {CUDA_MODULE_INDEX, 0, 0, cuda_launch_index};
 
 #define ROW(stage_, STAGE, type, DTYPE, d, method, m, n, scratch, partial)                                             \
-    {.name = #stage_ "_" #type "_d" #d "__sm90_" method,                                                               \
-     .stage = STAGE,                                                                                                   \
-     .dtypes = DTYPE,                                                                                                  \
-     .needs = MOBAI_CAP_WGMMA,                                                                                         \
-     .flow = MOBAI_FLOW_PARTIALS_SM90,                                                                                 \
-     .tile_m = m,                                                                                                      \
-     .tile_n = n,                                                                                                      \
-     .reject = reject_d##d,                                                                                            \
-     .cost = stage_##_cost,                                                                                            \
-     .scratch_bytes = scratch,                                                                                         \
-     .partial_bytes = partial,                                                                                         \
-     .code = &stage_##_##type##_d##d}
+    {                                                                                                                  \
+        .name = #stage_ "_" #type "_d" #d "__sm90_" method, .stage = STAGE, .dtypes = DTYPE, .needs = MOBAI_CAP_WGMMA, \
+        .flow = MOBAI_FLOW_PARTIALS_SM90, .tile_m = m, .tile_n = n, .reject = reject_d##d, .cost = stage_##_cost,      \
+        .scratch_bytes = scratch, .partial_bytes = partial, .code = &stage_##_##type##_d##d                            \
+    }
 #define ROWS(stage, STAGE, method, m, n, scratch, partial)                                                             \
     ROW(stage, STAGE, bf16, BF16, 128, method, m, n, scratch, partial),                                                \
         ROW(stage, STAGE, f16, F16, 128, method, m, n, scratch, partial),                                              \
@@ -137,5 +132,6 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
 /** Where each pick went, for attend and combine. */
 size_t cuda_kept_bytes(const mobai_variant *variant, const mobai_shape *s) {
     if (variant->code != &index_any) return 0;
-    return (size_t)s->problem->max_total_q * (size_t)s->problem->n_q_heads * (size_t)s->problem->top_k * sizeof(uint32_t);
+    return (size_t)s->problem->max_total_q * (size_t)s->problem->n_q_heads * (size_t)s->problem->top_k *
+           sizeof(uint32_t);
 }

@@ -49,7 +49,8 @@ static const char *device_reject(cl_device_id id) {
     if (!available) return "it is not available";
     if (!compiler) return "it has no compiler";
     if (!little) return "it is big-endian";
-    if (sscanf(version, "OpenCL %d.%d", &major, &minor) != 2 || major * 10 + minor < 12) return "it is older than OpenCL 1.2";
+    if (sscanf(version, "OpenCL %d.%d", &major, &minor) != 2 || major * 10 + minor < 12)
+        return "it is older than OpenCL 1.2";
     return NULL;
 }
 
@@ -112,8 +113,9 @@ static void fill_properties(mobai_device *d) {
     c->max_workgroup_size = workgroup < 1u << 20 ? (int32_t)workgroup : 1 << 20;
     c->local_memory_bytes = (size_t)device_number(d->id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong));
     c->memory_bytes = (size_t)d->memory_bytes;
-    /* No query gives rates. A GPU's compute unit is taken to have 128 lanes of fused multiply-add beside a 16 times faster
-     * matrix unit, a processor's 8 lanes; memory 1000 GB/s where it is the device's own, 50 where it is the host's. */
+    /* No query gives rates. A GPU's compute unit is taken to have 128 lanes of fused multiply-add beside a 16 times
+     * faster matrix unit, a processor's 8 lanes; memory 1000 GB/s where it is the device's own, 50 where it is the
+     * host's. */
     c->matrix_gflops = units * mhz * 1e-3 * 2 * (d->software ? 8.0 : 128.0) * (d->software ? 1.0 : 16.0);
     c->copy_gbytes = unified || d->software ? 50.0 : 1000.0;
     uint64_t limit = d->memory_bytes / 4;
@@ -163,16 +165,19 @@ static void cl_close(mobai_device *d) {
 
 static moba_status adopt(mobai_device *d, const moba_opencl_handles *native) {
     if (native->struct_size < sizeof *native)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "moba_opencl_handles.struct_size is %zu; it must be at least %zu",
-                          native->struct_size, sizeof *native);
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT,
+                          "moba_opencl_handles.struct_size is %zu; it must be at least %zu", native->struct_size,
+                          sizeof *native);
     if (!native->device || !native->context)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "moba_opencl_handles.%s is NULL", native->device ? "context" : "device");
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "moba_opencl_handles.%s is NULL",
+                          native->device ? "context" : "device");
     d->id = native->device;
     const char *why = device_reject(d->id);
     if (why) return mobai_fail(MOBA_ERROR_UNSUPPORTED, "the OpenCL device cannot be used: %s", why);
     cl_command_queue_properties properties = 0;
     if (native->queue) {
-        cl_int code = cl.clGetCommandQueueInfo(native->queue, CL_QUEUE_PROPERTIES, sizeof properties, &properties, NULL);
+        cl_int code =
+            cl.clGetCommandQueueInfo(native->queue, CL_QUEUE_PROPERTIES, sizeof properties, &properties, NULL);
         if (code != CL_SUCCESS) return mobai_cl_fail(code, "clGetCommandQueueInfo");
         if (properties & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE)
             return mobai_fail(MOBA_ERROR_UNSUPPORTED, "moba_opencl_handles.queue is out of order; it must be in order");

@@ -90,10 +90,14 @@ void mobai_cl_device_text(cl_device_id id, cl_device_info what, char *out, size_
 /* memory, queues and launches: backends/opencl/run.c */
 moba_status mobai_cl_buffer_create(mobai_device *device, size_t bytes, moba_buffer *out);
 void mobai_cl_buffer_destroy(mobai_device *device, moba_buffer buffer);
-moba_status mobai_cl_buffer_write(mobai_device *device, moba_stream stream, moba_buffer buffer, const void *data, size_t bytes);
-moba_status mobai_cl_buffer_read(mobai_device *device, moba_stream stream, moba_buffer buffer, void *data, size_t bytes);
-moba_status mobai_cl_buffer_fill(mobai_device *device, moba_stream stream, moba_buffer buffer, uint8_t value, size_t bytes);
-moba_status mobai_cl_buffer_copy(mobai_device *device, moba_stream stream, moba_buffer from, moba_buffer to, size_t bytes);
+moba_status mobai_cl_buffer_write(mobai_device *device, moba_stream stream, moba_buffer buffer, const void *data,
+                                  size_t bytes);
+moba_status mobai_cl_buffer_read(mobai_device *device, moba_stream stream, moba_buffer buffer, void *data,
+                                 size_t bytes);
+moba_status mobai_cl_buffer_fill(mobai_device *device, moba_stream stream, moba_buffer buffer, uint8_t value,
+                                 size_t bytes);
+moba_status mobai_cl_buffer_copy(mobai_device *device, moba_stream stream, moba_buffer from, moba_buffer to,
+                                 size_t bytes);
 moba_status mobai_cl_stream_create(mobai_device *device, moba_stream *out);
 void mobai_cl_stream_destroy(mobai_device *device, moba_stream stream);
 moba_status mobai_cl_stream_synchronize(mobai_device *device, moba_stream stream);
@@ -102,7 +106,8 @@ void mobai_cl_event_destroy(mobai_device *device, moba_event event);
 moba_status mobai_cl_event_record(mobai_device *device, moba_stream stream, moba_event event);
 moba_status mobai_cl_event_elapsed(mobai_device *device, moba_event begin, moba_event end, double *ms);
 moba_status mobai_cl_prepare(mobai_device *device, const mobai_variant *variant, const moba_problem *problem);
-moba_status mobai_cl_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant, const mobai_stage_args *args);
+moba_status mobai_cl_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
+                            const mobai_stage_args *args);
 moba_status mobai_cl_run_end(mobai_device *device, moba_stream stream);
 
 #endif

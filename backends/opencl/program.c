@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Builds the embedded OpenCL C of an instance, or takes its binary from MOBA_CACHE_DIR. A cached binary is named by a hash
- * of the text, the options, the device and its driver, so that a stale one is never asked for.
+ * Builds the embedded OpenCL C of an instance, or takes its binary from MOBA_CACHE_DIR. A cached binary is named by a
+ * hash of the text, the options, the device and its driver, so that a stale one is never asked for.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
@@ -66,7 +66,8 @@ static void write_cached(const char *path, const unsigned char *data, size_t byt
 
 static void store_binary(cl_program program, const char *path) {
     size_t bytes = 0;
-    if (cl.clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL) != CL_SUCCESS || bytes == 0) return;
+    if (cl.clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL) != CL_SUCCESS || bytes == 0)
+        return;
     unsigned char *data = malloc(bytes);
     if (!data) return;
     if (cl.clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof data, &data, NULL) == CL_SUCCESS)
@@ -84,7 +85,8 @@ static cl_program load_binary(mobai_device *device, const char *path) {
     cl_program program = cl.clCreateProgramWithBinary(device->context, 1, &device->id, &bytes, &binary, &loaded, &code);
     free(data);
     if (code != CL_SUCCESS) return NULL;
-    if (loaded == CL_SUCCESS && cl.clBuildProgram(program, 1, &device->id, build_options(device), NULL, NULL) == CL_SUCCESS)
+    if (loaded == CL_SUCCESS &&
+        cl.clBuildProgram(program, 1, &device->id, build_options(device), NULL, NULL) == CL_SUCCESS)
         return program;
     cl.clReleaseProgram(program);
     return NULL;
@@ -136,7 +138,8 @@ moba_status mobai_cl_build(mobai_device *device, size_t instance) {
     if (code == CL_SUCCESS && lanes < (size_t)mobai_simt_instances[instance].lanes) {
         cl.clReleaseKernel(kernel);
         return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%s needs work-groups of %d lanes; %s gives it %zu",
-                          mobai_simt_instances[instance].name, mobai_simt_instances[instance].lanes, device->name, lanes);
+                          mobai_simt_instances[instance].name, mobai_simt_instances[instance].lanes, device->name,
+                          lanes);
     }
     device->kernels[instance] = kernel;
     return MOBA_OK;

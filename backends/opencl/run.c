@@ -17,13 +17,13 @@ static cl_mem memory(moba_buffer buffer) { return (cl_mem)(uintptr_t)buffer.hand
 
 moba_status mobai_cl_buffer_create(mobai_device *device, size_t bytes, moba_buffer *out) {
     if (bytes > device->max_alloc_bytes)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "a buffer of %zu bytes was asked for; %s allows %llu at once", bytes,
-                          device->name, (unsigned long long)device->max_alloc_bytes);
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "a buffer of %zu bytes was asked for; %s allows %llu at once",
+                          bytes, device->name, (unsigned long long)device->max_alloc_bytes);
     cl_int code;
     cl_mem mem = cl.clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
     if (code != CL_SUCCESS)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer of %zu bytes on %s (OpenCL error %d)", bytes,
-                          device->name, (int)code);
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer of %zu bytes on %s (OpenCL error %d)",
+                          bytes, device->name, (int)code);
     out->handle = (uint64_t)(uintptr_t)mem;
     out->offset = 0;
     return MOBA_OK;
@@ -34,26 +34,34 @@ void mobai_cl_buffer_destroy(mobai_device *device, moba_buffer buffer) {
     cl.clReleaseMemObject(memory(buffer));
 }
 
-moba_status mobai_cl_buffer_write(mobai_device *device, moba_stream stream, moba_buffer buffer, const void *data, size_t bytes) {
-    TRY_CL(cl.clEnqueueWriteBuffer(mobai_cl_queue(device, stream), memory(buffer), CL_TRUE, buffer.offset, bytes, data, 0, NULL, NULL),
+moba_status mobai_cl_buffer_write(mobai_device *device, moba_stream stream, moba_buffer buffer, const void *data,
+                                  size_t bytes) {
+    TRY_CL(cl.clEnqueueWriteBuffer(mobai_cl_queue(device, stream), memory(buffer), CL_TRUE, buffer.offset, bytes, data,
+                                   0, NULL, NULL),
            "clEnqueueWriteBuffer");
     return MOBA_OK;
 }
 
-moba_status mobai_cl_buffer_read(mobai_device *device, moba_stream stream, moba_buffer buffer, void *data, size_t bytes) {
-    TRY_CL(cl.clEnqueueReadBuffer(mobai_cl_queue(device, stream), memory(buffer), CL_TRUE, buffer.offset, bytes, data, 0, NULL, NULL),
+moba_status mobai_cl_buffer_read(mobai_device *device, moba_stream stream, moba_buffer buffer, void *data,
+                                 size_t bytes) {
+    TRY_CL(cl.clEnqueueReadBuffer(mobai_cl_queue(device, stream), memory(buffer), CL_TRUE, buffer.offset, bytes, data,
+                                  0, NULL, NULL),
            "clEnqueueReadBuffer");
     return MOBA_OK;
 }
 
-moba_status mobai_cl_buffer_fill(mobai_device *device, moba_stream stream, moba_buffer buffer, uint8_t value, size_t bytes) {
-    TRY_CL(cl.clEnqueueFillBuffer(mobai_cl_queue(device, stream), memory(buffer), &value, 1, buffer.offset, bytes, 0, NULL, NULL),
+moba_status mobai_cl_buffer_fill(mobai_device *device, moba_stream stream, moba_buffer buffer, uint8_t value,
+                                 size_t bytes) {
+    TRY_CL(cl.clEnqueueFillBuffer(mobai_cl_queue(device, stream), memory(buffer), &value, 1, buffer.offset, bytes, 0,
+                                  NULL, NULL),
            "clEnqueueFillBuffer");
     return MOBA_OK;
 }
 
-moba_status mobai_cl_buffer_copy(mobai_device *device, moba_stream stream, moba_buffer from, moba_buffer to, size_t bytes) {
-    TRY_CL(cl.clEnqueueCopyBuffer(mobai_cl_queue(device, stream), memory(from), memory(to), from.offset, to.offset, bytes, 0, NULL, NULL),
+moba_status mobai_cl_buffer_copy(mobai_device *device, moba_stream stream, moba_buffer from, moba_buffer to,
+                                 size_t bytes) {
+    TRY_CL(cl.clEnqueueCopyBuffer(mobai_cl_queue(device, stream), memory(from), memory(to), from.offset, to.offset,
+                                  bytes, 0, NULL, NULL),
            "clEnqueueCopyBuffer");
     return MOBA_OK;
 }
@@ -101,7 +109,8 @@ moba_status mobai_cl_event_record(mobai_device *device, moba_stream stream, moba
     recorded *e = event.native;
     if (e->marker) cl.clReleaseEvent(e->marker);
     e->marker = NULL;
-    TRY_CL(cl.clEnqueueMarkerWithWaitList(mobai_cl_queue(device, stream), 0, NULL, &e->marker), "clEnqueueMarkerWithWaitList");
+    TRY_CL(cl.clEnqueueMarkerWithWaitList(mobai_cl_queue(device, stream), 0, NULL, &e->marker),
+           "clEnqueueMarkerWithWaitList");
     TRY_CL(cl.clFlush(mobai_cl_queue(device, stream)), "clFlush");
     return MOBA_OK;
 }
@@ -110,16 +119,18 @@ static moba_status event_time(moba_event event, cl_ulong *nanoseconds) {
     recorded *e = event.native;
     if (!e || !e->marker) return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "the event was never recorded");
     TRY_CL(cl.clWaitForEvents(1, &e->marker), "clWaitForEvents");
-    cl_int code = cl.clGetEventProfilingInfo(e->marker, CL_PROFILING_COMMAND_END, sizeof *nanoseconds, nanoseconds, NULL);
+    cl_int code =
+        cl.clGetEventProfilingInfo(e->marker, CL_PROFILING_COMMAND_END, sizeof *nanoseconds, nanoseconds, NULL);
     if (code == CL_PROFILING_INFO_NOT_AVAILABLE)
-        return mobai_fail(MOBA_ERROR_UNSUPPORTED, "the event was recorded in a queue without CL_QUEUE_PROFILING_ENABLE");
+        return mobai_fail(MOBA_ERROR_UNSUPPORTED,
+                          "the event was recorded in a queue without CL_QUEUE_PROFILING_ENABLE");
     if (code != CL_SUCCESS) return mobai_cl_fail(code, "clGetEventProfilingInfo");
     return MOBA_OK;
 }
 
 moba_status mobai_cl_event_elapsed(mobai_device *device, moba_event begin, moba_event end, double *ms) {
     (void)device;
-    cl_ulong from, to;
+    cl_ulong from = 0, to = 0;
     MOBAI_TRY(event_time(begin, &from));
     MOBAI_TRY(event_time(end, &to));
     *ms = ((double)to - (double)from) * 1e-6;
@@ -156,7 +167,8 @@ static cl_int set_arguments(cl_kernel kernel, const mobai_simt_instance *instanc
     return code;
 }
 
-moba_status mobai_cl_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant, const mobai_stage_args *args) {
+moba_status mobai_cl_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
+                            const mobai_stage_args *args) {
     const mobai_simt_program *program = variant->code;
     cl_command_queue queue = mobai_cl_queue(device, stream);
     for (int32_t i = 0; i < program->n_steps; i++) {

@@ -10,7 +10,8 @@
 
 moba_status mobai_vk_fail(VkResult result, const char *what) {
     moba_status status = MOBA_ERROR_LAUNCH_FAILED;
-    if (result == VK_ERROR_OUT_OF_DEVICE_MEMORY || result == VK_ERROR_OUT_OF_HOST_MEMORY) status = MOBA_ERROR_OUT_OF_MEMORY;
+    if (result == VK_ERROR_OUT_OF_DEVICE_MEMORY || result == VK_ERROR_OUT_OF_HOST_MEMORY)
+        status = MOBA_ERROR_OUT_OF_MEMORY;
     if (result == VK_ERROR_DEVICE_LOST) status = MOBA_ERROR_DEVICE_LOST;
     if (result == VK_ERROR_INITIALIZATION_FAILED || result == VK_ERROR_INCOMPATIBLE_DRIVER)
         status = MOBA_ERROR_BACKEND_UNAVAILABLE;
@@ -44,14 +45,16 @@ moba_status mobai_vk_allocate(mobai_device *d, size_t bytes, bool host, mobai_vk
                                      .pNext = host ? NULL : &flags,
                                      .allocationSize = needs.size,
                                      .memoryTypeIndex = (uint32_t)type};
-    VkResult result = type < 0 ? VK_ERROR_OUT_OF_DEVICE_MEMORY : d->vk.vkAllocateMemory(d->device, &allocate, NULL, &out->memory);
+    VkResult result =
+        type < 0 ? VK_ERROR_OUT_OF_DEVICE_MEMORY : d->vk.vkAllocateMemory(d->device, &allocate, NULL, &out->memory);
     if (result == VK_SUCCESS) result = d->vk.vkBindBufferMemory(d->device, out->buffer, out->memory, 0);
-    if (result == VK_SUCCESS && host) result = d->vk.vkMapMemory(d->device, out->memory, 0, VK_WHOLE_SIZE, 0, &out->mapped);
+    if (result == VK_SUCCESS && host)
+        result = d->vk.vkMapMemory(d->device, out->memory, 0, VK_WHOLE_SIZE, 0, &out->mapped);
     if (result != VK_SUCCESS) {
         mobai_vk_free(d, out);
         if (result == VK_ERROR_DEVICE_LOST) return mobai_vk_fail(result, "vkAllocateMemory");
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer of %zu bytes on %s (VkResult %d)", bytes, d->name,
-                          (int)result);
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer of %zu bytes on %s (VkResult %d)", bytes,
+                          d->name, (int)result);
     }
     if (!host) {
         VkBufferDeviceAddressInfo at = {.sType = VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, .buffer = out->buffer};
@@ -74,10 +77,11 @@ static VkBuffer vk_buffer(moba_buffer b) {
 
 moba_status mobai_vk_buffer_create(mobai_device *d, size_t bytes, moba_buffer *out) {
     if (bytes > d->max_alloc_bytes)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "a buffer of %zu bytes was asked for; %s allows %llu at once", bytes,
-                          d->name, (unsigned long long)d->max_alloc_bytes);
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "a buffer of %zu bytes was asked for; %s allows %llu at once",
+                          bytes, d->name, (unsigned long long)d->max_alloc_bytes);
     mobai_vk_owned *owned = calloc(1, sizeof *owned);
-    if (!owned) return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer's record of %zu bytes", sizeof *owned);
+    if (!owned)
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer's record of %zu bytes", sizeof *owned);
     moba_status status = mobai_vk_allocate(d, bytes, false, &owned->memory);
     if (status != MOBA_OK) {
         free(owned);
@@ -187,7 +191,8 @@ moba_status mobai_vk_submit(mobai_device *d, mobai_vk_stream *s, bool wait) {
         s->recording = false;
         VkCommandBuffer commands = s->commands[s->current];
         MOBAI_TRY_VK(d->vk.vkEndCommandBuffer(commands), "vkEndCommandBuffer");
-        VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands};
+        VkSubmitInfo submit = {
+            .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands};
         MOBAI_TRY_VK(d->vk.vkQueueSubmit(d->queue, 1, &submit, s->fences[s->current]), "vkQueueSubmit");
         s->in_flight[s->current] = true;
         s->current = (s->current + 1) % MOBAI_VK_RING;
@@ -198,7 +203,7 @@ moba_status mobai_vk_submit(mobai_device *d, mobai_vk_stream *s, bool wait) {
 }
 
 moba_status mobai_vk_stream_create(mobai_device *d, moba_stream *out) {
-    mobai_vk_stream *s;
+    mobai_vk_stream *s = NULL;
     MOBAI_TRY(mobai_vk_new_stream(d, &s));
     pthread_mutex_lock(&d->lock);
     s->next = d->streams;
@@ -222,8 +227,9 @@ void mobai_vk_stream_destroy(mobai_device *d, moba_stream stream) {
 
 static moba_status no_caller_stream(const mobai_vk_stream *s) {
     if (s) return MOBA_OK;
-    return mobai_fail(MOBA_ERROR_UNSUPPORTED, "the stream is a VkCommandBuffer of the caller; this call waits for the device and "
-                                              "needs a stream of the library");
+    return mobai_fail(MOBA_ERROR_UNSUPPORTED,
+                      "the stream is a VkCommandBuffer of the caller; this call waits for the device and "
+                      "needs a stream of the library");
 }
 
 moba_status mobai_vk_stream_synchronize(mobai_device *d, moba_stream stream) {
@@ -237,7 +243,8 @@ moba_status mobai_vk_stream_synchronize(mobai_device *d, moba_stream stream) {
 
 /* --------------------------------------------------------------------------------------------- transfers -- */
 
-static moba_status transfer(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *from, void *to, size_t bytes) {
+static moba_status transfer(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *from, void *to,
+                            size_t bytes) {
     mobai_vk_stream *s;
     VkCommandBuffer commands;
     for (size_t done = 0; done < bytes;) {
@@ -256,8 +263,8 @@ static moba_status transfer(mobai_device *d, moba_stream stream, moba_buffer buf
             VkMemoryBarrier host = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
                                     .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
                                     .dstAccessMask = VK_ACCESS_HOST_READ_BIT};
-            d->vk.vkCmdPipelineBarrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &host, 0,
-                                       NULL, 0, NULL);
+            d->vk.vkCmdPipelineBarrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1,
+                                       &host, 0, NULL, 0, NULL);
         }
         MOBAI_TRY(mobai_vk_submit(d, s, true));
         if (to) memcpy((char *)to + done, d->staging.mapped, n);
@@ -266,14 +273,16 @@ static moba_status transfer(mobai_device *d, moba_stream stream, moba_buffer buf
     return MOBA_OK;
 }
 
-static moba_status locked_transfer(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *from, void *to, size_t bytes) {
+static moba_status locked_transfer(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *from, void *to,
+                                   size_t bytes) {
     pthread_mutex_lock(&d->lock);
     moba_status status = transfer(d, stream, buffer, from, to, bytes);
     pthread_mutex_unlock(&d->lock);
     return status;
 }
 
-moba_status mobai_vk_buffer_write(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *data, size_t bytes) {
+moba_status mobai_vk_buffer_write(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *data,
+                                  size_t bytes) {
     return locked_transfer(d, stream, buffer, data, NULL, bytes);
 }
 
@@ -283,8 +292,8 @@ moba_status mobai_vk_buffer_read(mobai_device *d, moba_stream stream, moba_buffe
 
 moba_status mobai_vk_buffer_fill(mobai_device *d, moba_stream stream, moba_buffer buffer, uint8_t value, size_t bytes) {
     if (buffer.offset % 4 || bytes % 4)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "fill of %zu bytes at offset %llu; Vulkan needs multiples of 4", bytes,
-                          (unsigned long long)buffer.offset);
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "fill of %zu bytes at offset %llu; Vulkan needs multiples of 4",
+                          bytes, (unsigned long long)buffer.offset);
     mobai_vk_stream *s;
     VkCommandBuffer commands;
     pthread_mutex_lock(&d->lock);
@@ -370,7 +379,7 @@ static moba_status event_time(mobai_device *d, moba_event event, uint64_t *ticks
 }
 
 moba_status mobai_vk_event_elapsed(mobai_device *d, moba_event begin, moba_event end, double *ms) {
-    uint64_t from, to;
+    uint64_t from = 0, to = 0;
     MOBAI_TRY(event_time(d, begin, &from));
     MOBAI_TRY(event_time(d, end, &to));
     *ms = ((double)to - (double)from) * d->timestamp_ns * 1e-6;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Pipelines and launches. Every kernel takes its parameters as push constants or, past 128 bytes, through the address of a
- * block that is written by the command buffer itself, so a recorded run needs nothing of the host any more.
+ * Pipelines and launches. Every kernel takes its parameters as push constants or, past 128 bytes, through the address
+ * of a block that is written by the command buffer itself, so a recorded run needs nothing of the host any more.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
@@ -59,8 +59,8 @@ static moba_status record(mobai_device *d, VkCommandBuffer commands, size_t inde
     const mobai_simt_instance *instance = &mobai_simt_instances[index];
     for (int x = 0; x < 3; x++)
         if (launch->groups[x] > (int64_t)d->max_groups[x])
-            return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%s needs %lld work-groups in dimension %d; %s allows %u", instance->name,
-                              (long long)launch->groups[x], x, d->name, (unsigned)d->max_groups[x]);
+            return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%s needs %lld work-groups in dimension %d; %s allows %u",
+                              instance->name, (long long)launch->groups[x], x, d->name, (unsigned)d->max_groups[x]);
     uint64_t addresses[MOBAI_MAX_KERNEL_PARAMS], block[MOBAI_MAX_KERNEL_PARAMS];
     for (int32_t i = 0; i < launch->n_buffers; i++)
         addresses[i] = address(d, launch->buffers[i]);
@@ -80,11 +80,13 @@ static moba_status record(mobai_device *d, VkCommandBuffer commands, size_t inde
     }
     d->vk.vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, d->pipelines[index]);
     d->vk.vkCmdPushConstants(commands, d->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, bytes, pushed);
-    d->vk.vkCmdDispatch(commands, (uint32_t)launch->groups[0], (uint32_t)launch->groups[1], (uint32_t)launch->groups[2]);
+    d->vk.vkCmdDispatch(commands, (uint32_t)launch->groups[0], (uint32_t)launch->groups[1],
+                        (uint32_t)launch->groups[2]);
     return MOBA_OK;
 }
 
-moba_status mobai_vk_launch(mobai_device *d, moba_stream native, const mobai_variant *variant, const mobai_stage_args *args) {
+moba_status mobai_vk_launch(mobai_device *d, moba_stream native, const mobai_variant *variant,
+                            const mobai_stage_args *args) {
     const mobai_simt_program *program = variant->code;
     mobai_vk_stream *stream;
     VkCommandBuffer commands;

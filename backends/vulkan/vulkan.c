@@ -87,7 +87,8 @@ static const char *physical_reject(const instance_functions *f, VkPhysicalDevice
     read_properties(f, physical, &p);
     if (p.core.properties.apiVersion < VK_API_VERSION_1_2) return "it is older than Vulkan 1.2";
     VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES};
-    VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12};
+    VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
+                                            .pNext = &v12};
     VkPhysicalDeviceFeatures2 core = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
     f->vkGetPhysicalDeviceFeatures2(physical, &core);
     uint32_t bits;
@@ -103,15 +104,18 @@ static bool make_instance(void) {
     PFN_vkVoidFunction create = get_instance_proc(NULL, "vkCreateInstance");
     PFN_vkVoidFunction version = get_instance_proc(NULL, "vkEnumerateInstanceVersion");
     uint32_t loader = 0;
-    if (!create || !version || ((PFN_vkEnumerateInstanceVersion)version)(&loader) != VK_SUCCESS || loader < VK_API_VERSION_1_2) {
+    if (!create || !version || ((PFN_vkEnumerateInstanceVersion)version)(&loader) != VK_SUCCESS ||
+        loader < VK_API_VERSION_1_2) {
         snprintf(probe_reason, sizeof probe_reason, "the Vulkan loader is older than 1.2");
         return false;
     }
-    VkApplicationInfo app = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .pEngineName = "libmoba", .apiVersion = VK_API_VERSION_1_2};
+    VkApplicationInfo app = {
+        .sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .pEngineName = "libmoba", .apiVersion = VK_API_VERSION_1_2};
     VkInstanceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, .pApplicationInfo = &app};
     VkResult result = ((PFN_vkCreateInstance)create)(&info, NULL, &instance);
     if (result != VK_SUCCESS) {
-        snprintf(probe_reason, sizeof probe_reason, "vkCreateInstance failed: VkResult %d (no Vulkan driver?)", (int)result);
+        snprintf(probe_reason, sizeof probe_reason, "vkCreateInstance failed: VkResult %d (no Vulkan driver?)",
+                 (int)result);
         return false;
     }
     if (load_instance(instance, &own)) return true;
@@ -122,7 +126,8 @@ static bool make_instance(void) {
 static void probe_devices(void) {
     pthread_once(&load_once, load_library);
     if (!get_instance_proc) {
-        snprintf(probe_reason, sizeof probe_reason, "libvulkan.so.1 cannot be opened; install a Vulkan loader (libvulkan1) and a driver");
+        snprintf(probe_reason, sizeof probe_reason,
+                 "libvulkan.so.1 cannot be opened; install a Vulkan loader (libvulkan1) and a driver");
         return;
     }
     if (!make_instance()) return;
@@ -139,7 +144,8 @@ static void probe_devices(void) {
         }
         properties p;
         read_properties(&own, found[i], &p);
-        snprintf(probe_reason, sizeof probe_reason, "Vulkan device %.100s cannot be used: %s", p.core.properties.deviceName, why);
+        snprintf(probe_reason, sizeof probe_reason, "Vulkan device %.100s cannot be used: %s",
+                 p.core.properties.deviceName, why);
     }
 }
 
@@ -163,7 +169,8 @@ static void fill_properties(const instance_functions *f, mobai_device *d) {
         if ((d->memory_types.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) &&
             d->memory_types.memoryHeaps[i].size > d->memory_bytes)
             d->memory_bytes = d->memory_types.memoryHeaps[i].size;
-    d->max_alloc_bytes = p.v11.maxMemoryAllocationSize < d->memory_bytes ? p.v11.maxMemoryAllocationSize : d->memory_bytes;
+    d->max_alloc_bytes =
+        p.v11.maxMemoryAllocationSize < d->memory_bytes ? p.v11.maxMemoryAllocationSize : d->memory_bytes;
     memcpy(d->max_groups, limits->maxComputeWorkGroupCount, sizeof d->max_groups);
     mobai_caps *c = &d->caps;
     c->n_compute_units = 0;
@@ -198,7 +205,8 @@ static moba_status check_index(int32_t index) {
     int32_t n = vk_probe(reason, sizeof reason);
     if (n == 0) return mobai_fail(MOBA_ERROR_BACKEND_UNAVAILABLE, "%s", reason);
     if (index < 0 || index >= n)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "device is %d; Vulkan has %d usable devices here", (int)index, (int)n);
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "device is %d; Vulkan has %d usable devices here", (int)index,
+                          (int)n);
     return MOBA_OK;
 }
 
@@ -267,8 +275,9 @@ static moba_status create_device(mobai_device *d) {
 
 static moba_status adopt(mobai_device *d, const moba_vulkan_handles *native, instance_functions *f) {
     if (native->struct_size < sizeof *native)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "moba_vulkan_handles.struct_size is %zu; it must be at least %zu",
-                          native->struct_size, sizeof *native);
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT,
+                          "moba_vulkan_handles.struct_size is %zu; it must be at least %zu", native->struct_size,
+                          sizeof *native);
     if (!native->instance || !native->physical_device || !native->device || !native->queue)
         return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "a handle of moba_vulkan_handles is NULL");
     pthread_once(&load_once, load_library);
@@ -286,7 +295,7 @@ static moba_status adopt(mobai_device *d, const moba_vulkan_handles *native, ins
 }
 
 static moba_status fill_device(mobai_device *d, const moba_context_options *options) {
-    instance_functions adopted, *f = &own;
+    instance_functions adopted = {0}, *f = &own;
     if (options->native) {
         f = &adopted;
         MOBAI_TRY(adopt(d, options->native, f));
@@ -310,7 +319,8 @@ static moba_status fill_device(mobai_device *d, const moba_context_options *opti
                                          .pPushConstantRanges = &range};
     MOBAI_TRY_VK(d->vk.vkCreatePipelineLayout(d->device, &layout, NULL, &d->layout), "vkCreatePipelineLayout");
     d->pipelines = calloc(mobai_n_simt_instances, sizeof *d->pipelines);
-    if (!d->pipelines) return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for %zu pipelines", mobai_n_simt_instances);
+    if (!d->pipelines)
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for %zu pipelines", mobai_n_simt_instances);
     mobai_vk_load_cache(d);
     MOBAI_TRY(mobai_vk_allocate(d, MOBAI_VK_PARAMS_BYTES, false, &d->params));
     MOBAI_TRY(mobai_vk_allocate(d, MOBAI_VK_STAGING_BYTES, true, &d->staging));

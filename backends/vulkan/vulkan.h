@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Vulkan backend, internal: functions of libvulkan.so.1, opened at run time, the device and its streams. Kernels reach
- * buffers through 64-bit addresses, so there are no descriptors and no limit on the size of a tensor but the allocation's.
+ * buffers through 64-bit addresses, so there are no descriptors and no limit on the size of a tensor but the
+ * allocation's.
  */
 #ifndef MOBAI_VULKAN_H
 #define MOBAI_VULKAN_H
@@ -114,10 +115,10 @@ struct mobai_device {
     pthread_mutex_t lock; /* all that follows, the queue and every stream */
     VkPipelineLayout layout;
     VkPipelineCache cache;
-    VkPipeline *pipelines; /* by instance */
+    VkPipeline *pipelines;    /* by instance */
     mobai_vk_stream *streams; /* the last one is the default stream */
     mobai_vk_owned *owned;
-    mobai_vk_memory params;  /* parameter blocks too long for push constants, used in turn */
+    mobai_vk_memory params; /* parameter blocks too long for push constants, used in turn */
     uint32_t params_used;
     mobai_vk_memory staging;
 };
@@ -135,7 +136,8 @@ moba_status mobai_vk_allocate(mobai_device *d, size_t bytes, bool host, mobai_vk
 void mobai_vk_free(mobai_device *d, mobai_vk_memory *memory);
 moba_status mobai_vk_new_stream(mobai_device *d, mobai_vk_stream **out);
 void mobai_vk_free_stream(mobai_device *d, mobai_vk_stream *stream);
-/** Command buffer to record into, begun if it is the library's. `*stream` is NULL for a caller's. Caller holds the lock. */
+/** Command buffer to record into, begun if it is the library's. `*stream` is NULL for a caller's. Caller holds the
+ * lock. */
 moba_status mobai_vk_commands(mobai_device *d, moba_stream native, mobai_vk_stream **stream, VkCommandBuffer *out);
 /** Submits what was recorded; with `wait`, also waits for all of the stream. Caller holds the lock. */
 moba_status mobai_vk_submit(mobai_device *d, mobai_vk_stream *stream, bool wait);
@@ -144,7 +146,8 @@ void mobai_vk_barrier(mobai_device *d, VkCommandBuffer commands);
 
 moba_status mobai_vk_buffer_create(mobai_device *d, size_t bytes, moba_buffer *out);
 void mobai_vk_buffer_destroy(mobai_device *d, moba_buffer buffer);
-moba_status mobai_vk_buffer_write(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *data, size_t bytes);
+moba_status mobai_vk_buffer_write(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *data,
+                                  size_t bytes);
 moba_status mobai_vk_buffer_read(mobai_device *d, moba_stream stream, moba_buffer buffer, void *data, size_t bytes);
 moba_status mobai_vk_buffer_fill(mobai_device *d, moba_stream stream, moba_buffer buffer, uint8_t value, size_t bytes);
 moba_status mobai_vk_buffer_copy(mobai_device *d, moba_stream stream, moba_buffer from, moba_buffer to, size_t bytes);
@@ -156,7 +159,8 @@ void mobai_vk_event_destroy(mobai_device *d, moba_event event);
 moba_status mobai_vk_event_record(mobai_device *d, moba_stream stream, moba_event event);
 moba_status mobai_vk_event_elapsed(mobai_device *d, moba_event begin, moba_event end, double *ms);
 moba_status mobai_vk_prepare(mobai_device *d, const mobai_variant *variant, const moba_problem *problem);
-moba_status mobai_vk_launch(mobai_device *d, moba_stream stream, const mobai_variant *variant, const mobai_stage_args *args);
+moba_status mobai_vk_launch(mobai_device *d, moba_stream stream, const mobai_variant *variant,
+                            const mobai_stage_args *args);
 moba_status mobai_vk_run_end(mobai_device *d, moba_stream stream);
 
 /** Pipeline cache in MOBA_CACHE_DIR, named after device and driver. */

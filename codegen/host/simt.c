@@ -28,18 +28,30 @@ void mobai_simt_pack(const mobai_simt_instance *instance, const mobai_stage_args
         case MOBAI_PARAM_BUFFER:
             memcpy(&out->buffers[out->n_buffers++], member(args, p->offset), sizeof(moba_buffer));
             continue;
-        case MOBAI_PARAM_I64: memcpy(&wide, member(args, p->offset), sizeof wide); break;
-        case MOBAI_PARAM_BATCH_Q: wide = batch_stride(args, p->offset, &args->cu_seqlens_q, args->seqlen_q); break;
-        case MOBAI_PARAM_BATCH_K: wide = batch_stride(args, p->offset, &args->cu_seqlens_k, args->seqlen_k); break;
-        case MOBAI_PARAM_DERIVED_I64: wide = derived[p->offset]; break;
-        case MOBAI_PARAM_32: memcpy(&narrow, member(args, p->offset), sizeof narrow); break;
+        case MOBAI_PARAM_I64:
+            memcpy(&wide, member(args, p->offset), sizeof wide);
+            break;
+        case MOBAI_PARAM_BATCH_Q:
+            wide = batch_stride(args, p->offset, &args->cu_seqlens_q, args->seqlen_q);
+            break;
+        case MOBAI_PARAM_BATCH_K:
+            wide = batch_stride(args, p->offset, &args->cu_seqlens_k, args->seqlen_k);
+            break;
+        case MOBAI_PARAM_DERIVED_I64:
+            wide = derived[p->offset];
+            break;
+        case MOBAI_PARAM_32:
+            memcpy(&narrow, member(args, p->offset), sizeof narrow);
+            break;
         case MOBAI_PARAM_PRESENT: {
             moba_buffer buffer;
             memcpy(&buffer, member(args, p->offset), sizeof buffer);
             narrow = buffer.handle != 0;
             break;
         }
-        case MOBAI_PARAM_DERIVED_I32: narrow = (uint32_t)derived[p->offset]; break;
+        case MOBAI_PARAM_DERIVED_I32:
+            narrow = (uint32_t)derived[p->offset];
+            break;
         }
         if (p->kind < MOBAI_PARAM_32)
             out->wide[out->n_wide++] = wide;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The generated (simt) tier as the backends see it: kernels with their parameters, instances, and the rows of the
- * variants table. A backend holds the device code of each instance, in the order of mobai_simt_instances; to run a variant
- * it packs and launches the instances of its program one after the other, with whatever its API needs between dependent
- * launches.
+ * variants table. A backend holds the device code of each instance, in the order of mobai_simt_instances; to run a
+ * variant it packs and launches the instances of its program one after the other, with whatever its API needs between
+ * dependent launches.
  *
  *   #include "simt_table.h"
  *   static const mobai_variant variants[] = {
@@ -17,10 +17,10 @@
 #include "core/geometry.h"
 
 typedef enum mobai_param_kind {
-    MOBAI_PARAM_BUFFER,      /* offset: of a moba_buffer */
-    MOBAI_PARAM_I64,         /* offset: of an int64_t */
-    MOBAI_PARAM_BATCH_Q,     /* i64; offset: of a moba_tensor over query rows. What b adds to t * token_stride: 0 with */
-    MOBAI_PARAM_BATCH_K,     /*      cu_seqlens, else batch_stride - seqlen * token_stride */
+    MOBAI_PARAM_BUFFER,  /* offset: of a moba_buffer */
+    MOBAI_PARAM_I64,     /* offset: of an int64_t */
+    MOBAI_PARAM_BATCH_Q, /* i64; offset: of a moba_tensor over query rows. What b adds to t * token_stride: 0 with */
+    MOBAI_PARAM_BATCH_K, /*      cu_seqlens, else batch_stride - seqlen * token_stride */
     MOBAI_PARAM_DERIVED_I64, /* offset: index of the derived value */
     MOBAI_PARAM_32,          /* offset: of an int32_t or float */
     MOBAI_PARAM_PRESENT,     /* i32; offset: of a moba_buffer; 1 when it is not none */
@@ -83,7 +83,8 @@ typedef struct mobai_launch {
 
 void mobai_simt_pack(const mobai_simt_instance *instance, const mobai_stage_args *args, mobai_launch *out);
 
-/** Writes the parameter block: addresses[i] of each buffer, wide, then narrow scalars. `block` has kernel->block_bytes. */
+/** Writes the parameter block: addresses[i] of each buffer, wide, then narrow scalars. `block` has kernel->block_bytes.
+ */
 void mobai_simt_fill_block(const mobai_simt_instance *instance, const mobai_launch *launch, const uint64_t *addresses,
                            void *block);
 
@@ -101,7 +102,8 @@ int64_t mobai_simt_slice_picks(const mobai_stage_args *args);
 /** At least the number of 64-row tiles that any routing of one kv head gives. */
 int64_t mobai_simt_tiles(const mobai_stage_args *args);
 
-const char *mobai_simt_reject(const mobai_simt_program *program, const moba_problem *p, const mobai_caps *c, int32_t dim_tile);
+const char *mobai_simt_reject(const mobai_simt_program *program, const moba_problem *p, const mobai_caps *c,
+                              int32_t dim_tile);
 const char *mobai_simt_reject_gate(const moba_problem *p, int32_t tile_m);
 const char *mobai_simt_reject_sparse(const moba_problem *p, int32_t tile_m);
 const char *mobai_simt_reject_dense(const moba_problem *p, int32_t tile_m);

@@ -4,7 +4,8 @@
  */
 #include "codegen/host/simt.h"
 
-const char *mobai_simt_reject(const mobai_simt_program *program, const moba_problem *p, const mobai_caps *c, int32_t dim_tile) {
+const char *mobai_simt_reject(const mobai_simt_program *program, const moba_problem *p, const mobai_caps *c,
+                              int32_t dim_tile) {
     if (dim_tile && p->head_dim > dim_tile) return "head_dim is larger than the tile";
     if (dim_tile > 32 && p->head_dim <= dim_tile / 2) return "head_dim fits a smaller tile";
     for (int32_t i = 0; i < program->n_steps; i++) {

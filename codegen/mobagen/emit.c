@@ -57,8 +57,8 @@ static void emit_opencl_params(text *out, const kernel *k) {
         const param *p = &k->params[i];
         if (p->kind != PARAM_BUFFER) continue;
         const char *access = p->writes ? "" : "const ", *type = c_types[TARGET_OPENCL][p->type];
-        text_add(out, "    __global %s%s *%s = (__global %s%s *)(%s_base + %s_offset);\n", access, type, p->name, access,
-                 type, p->name, p->name);
+        text_add(out, "    __global %s%s *%s = (__global %s%s *)(%s_base + %s_offset);\n", access, type, p->name,
+                 access, type, p->name, p->name);
     }
 }
 
@@ -70,8 +70,8 @@ static void emit_cuda_params(text *out, const kernel *k) {
             if (param_pass(p) != pass) continue;
             const char *type = c_types[TARGET_CUDA][p->type];
             if (pass == 0)
-                text_add(out, "%s\n    %s%s *%s%s", comma, p->writes ? "" : "const ", type, p->writes ? "" : "__restrict__ ",
-                         p->name);
+                text_add(out, "%s\n    %s%s *%s%s", comma, p->writes ? "" : "const ", type,
+                         p->writes ? "" : "__restrict__ ", p->name);
             else
                 text_add(out, "%s\n    %s %s", comma, type, p->name);
             comma = ",";
@@ -94,7 +94,8 @@ static void emit_glsl_params(text *out, const kernel *k) {
         for (int i = 0; i < k->n_params; i++) {
             const param *p = &k->params[i];
             if (param_pass(p) != pass) continue;
-            text_add(out, "    %s %s_;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type], p->name);
+            text_add(out, "    %s %s_;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type],
+                     p->name);
         }
     text_add(out, pushed ? "} p_;\n" : "};\nlayout(push_constant, std430) uniform Push_ { uint64_t params; } push_;\n");
     for (int i = 0; i < k->n_params; i++) {
@@ -133,7 +134,9 @@ void emit_instance(text *out, const kernel *k, const instance *i, target t, cons
         emit_shared(out, k, t);
         break;
     default:
-        text_add(out, "extern \"C\" __global__ __attribute__((amdgpu_flat_work_group_size(LANES, LANES))) void moba_%s(", name);
+        text_add(out,
+                 "extern \"C\" __global__ __attribute__((amdgpu_flat_work_group_size(LANES, LANES))) void moba_%s(",
+                 name);
         emit_cuda_params(out, k);
         emit_shared(out, k, t);
         break;

@@ -12,7 +12,9 @@
 
 #include "model.h"
 
-static int by_name(const void *a, const void *b) { return strcmp((*(kernel *const *)a)->name, (*(kernel *const *)b)->name); }
+static int by_name(const void *a, const void *b) {
+    return strcmp((*(kernel *const *)a)->name, (*(kernel *const *)b)->name);
+}
 
 static void write_to(const char *dir, const char *sub, const char *name, const char *suffix, const text *t) {
     text path = {0};
@@ -22,11 +24,13 @@ static void write_to(const char *dir, const char *sub, const char *name, const c
 }
 
 static void emit_declarations(text *out, const text *rows) {
-    text_add(out, "/* SPDX-License-Identifier: Apache-2.0\n *\n * Declarations of the generated tables. Made by mobagen.\n */\n"
-                  "#ifndef MOBAI_SIMT_TABLE_H\n#define MOBAI_SIMT_TABLE_H\n\n#include \"codegen/host/simt.h\"\n\n"
-                  "#define MOBAI_SIMT_ROW(name, stage, dtypes, flow, m, n, cost, scratch) \\\n"
-                  "    extern const mobai_simt_program mobai_program_##name; \\\n"
-                  "    const char *mobai_reject_##name(const moba_problem *p, const mobai_caps *c);\n");
+    text_add(
+        out,
+        "/* SPDX-License-Identifier: Apache-2.0\n *\n * Declarations of the generated tables. Made by mobagen.\n */\n"
+        "#ifndef MOBAI_SIMT_TABLE_H\n#define MOBAI_SIMT_TABLE_H\n\n#include \"codegen/host/simt.h\"\n\n"
+        "#define MOBAI_SIMT_ROW(name, stage, dtypes, flow, m, n, cost, scratch) \\\n"
+        "    extern const mobai_simt_program mobai_program_##name; \\\n"
+        "    const char *mobai_reject_##name(const moba_problem *p, const mobai_caps *c);\n");
     text_add_bytes(out, rows->data, rows->length);
     text_add(out, "#undef MOBAI_SIMT_ROW\n\n#endif\n");
 }
@@ -55,7 +59,8 @@ static void emit_texts(kernel *const *kernels, int n, const char *dir, target t,
 int main(int argc, char **argv) {
     bool list = argc > 3 && strcmp(argv[1], "list") == 0, emit = argc > 4 && strcmp(argv[1], "emit") == 0;
     if (!list && !emit) {
-        fprintf(stderr, "usage: mobagen list DIALECT_DIR FILE.kern... | mobagen emit DIALECT_DIR OUT_DIR FILE.kern...\n");
+        fprintf(stderr,
+                "usage: mobagen list DIALECT_DIR FILE.kern... | mobagen emit DIALECT_DIR OUT_DIR FILE.kern...\n");
         return 2;
     }
     int first = list ? 3 : 4, n = argc - first;

@@ -10,7 +10,15 @@
 #include <stddef.h>
 #include <stdio.h>
 
-enum { MAX_PARAMS = 64, MAX_DEFINES = 32, MAX_SHARED = 16, MAX_AXES = 4, MAX_AXIS_VALUES = 8, MAX_VARIANTS = 4, MAX_STEPS = 8 };
+enum {
+    MAX_PARAMS = 64,
+    MAX_DEFINES = 32,
+    MAX_SHARED = 16,
+    MAX_AXES = 4,
+    MAX_AXIS_VALUES = 8,
+    MAX_VARIANTS = 4,
+    MAX_STEPS = 8
+};
 
 /** Element and scalar types of the dialect. TYPE_T is the element type of the dtype axis. */
 typedef enum type { TYPE_F32, TYPE_I32, TYPE_U32, TYPE_I64, TYPE_U16, TYPE_T, TYPE_COUNT } type;
@@ -22,7 +30,7 @@ typedef enum param_kind {
     PARAM_MEMBER,  /* scalar member */
     PARAM_BATCH_Q, /* i64: batch stride of a tensor over query rows, as ROW() adds it */
     PARAM_BATCH_K,
-    PARAM_DERIVED  /* host expression */
+    PARAM_DERIVED /* host expression */
 } param_kind;
 
 typedef struct param {

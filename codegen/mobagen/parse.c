@@ -129,7 +129,9 @@ static void parse_buffer(kernel *k, line *l) {
     p.source = parse_source(l, p.name, &p.optional);
     add_param(k, l, p);
     if (p.optional)
-        add_param(k, l, (param){.kind = PARAM_PRESENT, .type = TYPE_I32, .name = joined("has_", p.name), .source = copy(p.source)});
+        add_param(
+            k, l,
+            (param){.kind = PARAM_PRESENT, .type = TYPE_I32, .name = joined("has_", p.name), .source = copy(p.source)});
 }
 
 /** tensor NAME q|k ACCESS [= member]: a buffer of T with strides NAME_ts, NAME_hs and NAME_bs. */
@@ -138,14 +140,27 @@ static void parse_tensor(kernel *k, line *l) {
     p.name = word(l, "the tensor's name");
     char *rows = word(l, "q or k (whose rows it has)");
     bool q = strcmp(rows, "q") == 0;
-    if (!q && strcmp(rows, "k") != 0) fail_at(l->path, l->number, "'%s' is not q or k (whose rows the tensor has)", rows);
+    if (!q && strcmp(rows, "k") != 0)
+        fail_at(l->path, l->number, "'%s' is not q or k (whose rows the tensor has)", rows);
     parse_access(l, &p);
     char *member = parse_source(l, p.name, NULL);
     p.source = joined(member, ".buffer");
     add_param(k, l, p);
-    add_param(k, l, (param){.kind = PARAM_MEMBER, .type = TYPE_I64, .name = joined(p.name, "_ts"), .source = joined(member, ".token_stride")});
-    add_param(k, l, (param){.kind = PARAM_MEMBER, .type = TYPE_I64, .name = joined(p.name, "_hs"), .source = joined(member, ".head_stride")});
-    add_param(k, l, (param){.kind = q ? PARAM_BATCH_Q : PARAM_BATCH_K, .type = TYPE_I64, .name = joined(p.name, "_bs"), .source = member});
+    add_param(k, l,
+              (param){.kind = PARAM_MEMBER,
+                      .type = TYPE_I64,
+                      .name = joined(p.name, "_ts"),
+                      .source = joined(member, ".token_stride")});
+    add_param(k, l,
+              (param){.kind = PARAM_MEMBER,
+                      .type = TYPE_I64,
+                      .name = joined(p.name, "_hs"),
+                      .source = joined(member, ".head_stride")});
+    add_param(k, l,
+              (param){.kind = q ? PARAM_BATCH_Q : PARAM_BATCH_K,
+                      .type = TYPE_I64,
+                      .name = joined(p.name, "_bs"),
+                      .source = member});
 }
 
 static type parse_scalar_type(line *l) {
@@ -168,7 +183,8 @@ static void parse_derive(kernel *k, line *l) {
     char *name = word(l, "the derived value's name");
     char *equals = word(l, "'='");
     if (strcmp(equals, "=") != 0) fail_at(l->path, l->number, "'=' is missing after '%s'", name);
-    add_param(k, l, (param){.kind = PARAM_DERIVED, .type = t, .name = name, .source = remainder_of(l, "the expression")});
+    add_param(k, l,
+              (param){.kind = PARAM_DERIVED, .type = t, .name = name, .source = remainder_of(l, "the expression")});
 }
 
 static void parse_shared(kernel *k, line *l) {
@@ -215,13 +231,20 @@ static void parse_variant(kernel *k, line *l) {
             break;
         }
         char *value = word(l, key);
-        if (strcmp(key, "stage") == 0) v->stage = value;
-        else if (strcmp(key, "flow") == 0) v->flow = value;
-        else if (strcmp(key, "tile") == 0) v->tile_m = value, v->tile_n = word(l, "the tile's second size");
-        else if (strcmp(key, "reject") == 0) v->reject = value;
-        else if (strcmp(key, "cost") == 0) v->cost = value;
-        else if (strcmp(key, "scratch") == 0) v->scratch = value;
-        else fail_at(l->path, l->number, "unknown key '%s' of a variant", key);
+        if (strcmp(key, "stage") == 0)
+            v->stage = value;
+        else if (strcmp(key, "flow") == 0)
+            v->flow = value;
+        else if (strcmp(key, "tile") == 0)
+            v->tile_m = value, v->tile_n = word(l, "the tile's second size");
+        else if (strcmp(key, "reject") == 0)
+            v->reject = value;
+        else if (strcmp(key, "cost") == 0)
+            v->cost = value;
+        else if (strcmp(key, "scratch") == 0)
+            v->scratch = value;
+        else
+            fail_at(l->path, l->number, "unknown key '%s' of a variant", key);
     }
     if (!v->stage || !v->flow || !v->cost || v->n_steps == 0)
         fail_at(l->path, l->number, "variant '%s' needs stage, flow, cost and steps", v->name);
@@ -258,17 +281,28 @@ static void parse_include(kernel *k, line *l, int depth) {
 static void parse_directive(kernel *k, line *l, int depth) {
     char *w = word_or_end(l);
     if (!w) return;
-    if (strcmp(w, "kernel") == 0) k->name = word(l, "the kernel's name"), check_name(l, k->name);
-    else if (strcmp(w, "lanes") == 0) k->lanes = remainder_of(l, "the number of lanes");
-    else if (strcmp(w, "axis") == 0) parse_axis(k, l);
-    else if (strcmp(w, "tensor") == 0) parse_tensor(k, l);
-    else if (strcmp(w, "buffer") == 0) parse_buffer(k, l);
-    else if (strcmp(w, "scalar") == 0) parse_scalars(k, l);
-    else if (strcmp(w, "derive") == 0) parse_derive(k, l);
-    else if (strcmp(w, "shared") == 0) parse_shared(k, l);
-    else if (strcmp(w, "variant") == 0) parse_variant(k, l);
-    else if (strcmp(w, "grid") == 0) parse_grid(k, l);
-    else if (strcmp(w, "include") == 0) parse_include(k, l, depth);
+    if (strcmp(w, "kernel") == 0)
+        k->name = word(l, "the kernel's name"), check_name(l, k->name);
+    else if (strcmp(w, "lanes") == 0)
+        k->lanes = remainder_of(l, "the number of lanes");
+    else if (strcmp(w, "axis") == 0)
+        parse_axis(k, l);
+    else if (strcmp(w, "tensor") == 0)
+        parse_tensor(k, l);
+    else if (strcmp(w, "buffer") == 0)
+        parse_buffer(k, l);
+    else if (strcmp(w, "scalar") == 0)
+        parse_scalars(k, l);
+    else if (strcmp(w, "derive") == 0)
+        parse_derive(k, l);
+    else if (strcmp(w, "shared") == 0)
+        parse_shared(k, l);
+    else if (strcmp(w, "variant") == 0)
+        parse_variant(k, l);
+    else if (strcmp(w, "grid") == 0)
+        parse_grid(k, l);
+    else if (strcmp(w, "include") == 0)
+        parse_include(k, l, depth);
     else if (strcmp(w, "define") == 0) {
         if (k->n_defines == MAX_DEFINES) fail_at(l->path, l->number, "more than %d defines", MAX_DEFINES);
         named *d = &k->defines[k->n_defines++];
@@ -307,7 +341,11 @@ kernel *parse_kernel(const char *path) {
     if (!k) fail_at("mobagen", 0, "no memory");
     k->path = copy(path);
     parse_file(k, path, "mobagen", 0, 0);
-    const char *missing = !k->name ? "kernel" : !k->lanes ? "lanes" : !k->grid[0] ? "grid" : !k->body.length ? "body" : NULL;
+    const char *missing = !k->name          ? "kernel"
+                          : !k->lanes       ? "lanes"
+                          : !k->grid[0]     ? "grid"
+                          : !k->body.length ? "body"
+                                            : NULL;
     if (missing) fail_at(path, 0, "'%s' is missing", missing);
     if (!k->macros.data) text_add(&k->macros, "%s", "");
     return k;

@@ -11,12 +11,18 @@ static int type_bytes(type t) { return t == TYPE_I64 ? 8 : t == TYPE_U16 ? 2 : 4
 
 static const char *param_kind_name(const param *p) {
     switch (p->kind) {
-    case PARAM_BUFFER: return "MOBAI_PARAM_BUFFER";
-    case PARAM_PRESENT: return "MOBAI_PARAM_PRESENT";
-    case PARAM_BATCH_Q: return "MOBAI_PARAM_BATCH_Q";
-    case PARAM_BATCH_K: return "MOBAI_PARAM_BATCH_K";
-    case PARAM_DERIVED: return p->type == TYPE_I64 ? "MOBAI_PARAM_DERIVED_I64" : "MOBAI_PARAM_DERIVED_I32";
-    default: return p->type == TYPE_I64 ? "MOBAI_PARAM_I64" : "MOBAI_PARAM_32";
+    case PARAM_BUFFER:
+        return "MOBAI_PARAM_BUFFER";
+    case PARAM_PRESENT:
+        return "MOBAI_PARAM_PRESENT";
+    case PARAM_BATCH_Q:
+        return "MOBAI_PARAM_BATCH_Q";
+    case PARAM_BATCH_K:
+        return "MOBAI_PARAM_BATCH_K";
+    case PARAM_DERIVED:
+        return p->type == TYPE_I64 ? "MOBAI_PARAM_DERIVED_I64" : "MOBAI_PARAM_DERIVED_I32";
+    default:
+        return p->type == TYPE_I64 ? "MOBAI_PARAM_I64" : "MOBAI_PARAM_32";
     }
 }
 
@@ -44,7 +50,10 @@ static void emit_params(text *out, const kernel *k) {
         derived = index;
     }
     text_add(out, "};\n");
-    text_add(out, "static void launch_%s(const mobai_stage_args *a, const int32_t *axes, int64_t *derived, int64_t *groups) {\n", k->name);
+    text_add(
+        out,
+        "static void launch_%s(const mobai_stage_args *a, const int32_t *axes, int64_t *derived, int64_t *groups) {\n",
+        k->name);
     text_add(out, "    (void)a, (void)axes, (void)derived;\n");
     for (int x = 0; x < k->n_axes; x++)
         if (strcmp(k->axes[x].name, "dtype") != 0)
@@ -99,7 +108,9 @@ static void emit_instances(text *out, kernel *const *kernels, int n) {
             text_add(out, kernels[x]->n_axes ? "}},\n" : "0}},\n");
         } while (next_instance(kernels[x], &i));
     }
-    text_add(out, "};\nconst size_t mobai_n_simt_instances = sizeof mobai_simt_instances / sizeof mobai_simt_instances[0];\n\n");
+    text_add(
+        out,
+        "};\nconst size_t mobai_n_simt_instances = sizeof mobai_simt_instances / sizeof mobai_simt_instances[0];\n\n");
 }
 
 /** Index in the instances table of the step's instance whose axes agree with those of `i`. */
@@ -112,7 +123,8 @@ static int step_index(kernel *const *kernels, int n, const kernel *k, const inst
             bool match = strcmp(s->name, step) == 0;
             for (int a = 0; match && a < s->n_axes; a++) {
                 const char *wanted = instance_value(k, i, s->axes[a].name);
-                if (!wanted) fail_at(k->path, 0, "step '%s' has the axis %s, which %s lacks", step, s->axes[a].name, k->name);
+                if (!wanted)
+                    fail_at(k->path, 0, "step '%s' has the axis %s, which %s lacks", step, s->axes[a].name, k->name);
                 match = strcmp(wanted, s->axes[a].values[j.value[a]]) == 0;
             }
             if (match) return index;
@@ -148,14 +160,19 @@ static void emit_variant(text *table, text *rows, kernel *const *kernels, int n,
         text_add(table, "}};\n");
         const char *dim = instance_value(k, &i, "DT"), *tile = v->tile_m ? tile_value(k, &i, v->tile_m) : "0";
         text_add(table, "const char *mobai_reject_%s(const moba_problem *p, const mobai_caps *c) {\n", name.data);
-        text_add(table, "    const char *why = mobai_simt_reject(&mobai_program_%s, p, c, %s);\n", name.data, dim ? dim : "0");
+        text_add(table, "    const char *why = mobai_simt_reject(&mobai_program_%s, p, c, %s);\n", name.data,
+                 dim ? dim : "0");
         if (v->reject)
             text_add(table, "    return why ? why : %s(p, %s);\n}\n", v->reject, tile);
         else
             text_add(table, "    return why;\n}\n");
         text_add(rows, "    MOBAI_SIMT_ROW(%s, %s, %s, %s, %s, %s, %s, %s)\n", name.data, v->stage,
-                 instance_dtype(k, &i) < 0 ? "7u" : instance_dtype(k, &i) == 0 ? "1u" : instance_dtype(k, &i) == 1 ? "2u" : "4u",
-                 v->flow, tile, v->tile_n ? tile_value(k, &i, v->tile_n) : "0", v->cost, v->scratch ? v->scratch : "NULL");
+                 instance_dtype(k, &i) < 0    ? "7u"
+                 : instance_dtype(k, &i) == 0 ? "1u"
+                 : instance_dtype(k, &i) == 1 ? "2u"
+                                              : "4u",
+                 v->flow, tile, v->tile_n ? tile_value(k, &i, v->tile_n) : "0", v->cost,
+                 v->scratch ? v->scratch : "NULL");
         free(name.data);
     } while (next_instance(k, &i));
 }

@@ -25,7 +25,8 @@ typedef struct moba_cuda_handles {
      *  one. moba_context_options.device must be its device's index, or -1. */
     void *context;
 } moba_cuda_handles;
-#define MOBA_CUDA_HANDLES_INIT {sizeof(moba_cuda_handles), NULL}
+#define MOBA_CUDA_HANDLES_INIT                                                                                         \
+    { sizeof(moba_cuda_handles), NULL }
 
 #ifdef __cplusplus
 }

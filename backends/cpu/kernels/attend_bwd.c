@@ -259,7 +259,7 @@ static void run_waves(bwd_job *job, mobai_cpu_pool *pool) {
     job->sums = MOBAI_BWD_ALL;
     if (!job->accumulate_in_place && job->lane_floats > job->dq_floats)
         job->sums = MOBAI_BWD_KEYS;
-    else if (!job->accumulate_in_place)
+    else if (!job->accumulate_in_place && job->lane_floats > 0)
         most = mobai_min64(most, job->dq_floats / job->lane_floats);
     for (job->first_head = 0; job->first_head < job->n_heads; job->first_head += job->n_lanes) {
         job->n_lanes = mobai_min64(most, job->n_heads - job->first_head);

@@ -18,7 +18,7 @@ typedef struct mobai_sm90_tensor {
 
 typedef struct mobai_sm90_params {
     mobai_sm90_tensor q, k, v, o;
-    uint64_t lse; /* 0: not wanted */
+    uint64_t lse;        /* 0: not wanted */
     uint64_t cu_q, cu_k; /* 0: none */
     uint64_t centroids, selection;
     uint64_t index_offsets, index_rows, index_ranks;
@@ -35,7 +35,7 @@ typedef struct mobai_sm90_params {
     uint32_t item_step_rows; /* gathered rows whose Q is worked on at a time; 0: all */
     /* x / group, x / block_size, x / seqlen_q = umulhi(x, magic) >> shift for x < 2^31 and divisors above 1 */
     uint32_t group_magic, group_shift, block_magic, block_shift, seqlen_magic, seqlen_shift;
-    float scale_log2;                  /* softmax_scale * log2(e) */
+    float scale_log2; /* softmax_scale * log2(e) */
 } mobai_sm90_params;
 
 /** One piece of a key block's list, made by the items kernel for attend. */
@@ -44,17 +44,17 @@ typedef struct mobai_sm90_item {
     uint16_t n_rows;        /* at most MOBAI_SM90_ITEM_TILES * 64 */
     uint16_t n_masked;      /* leading rows that do not see every key of a full block */
     uint32_t first_partial; /* place of its first row's partial in the slice */
-    int32_t key_row;   /* storage row of the block's first key */
-    int32_t n_keys;    /* real keys of the block */
-    int32_t pos_shift; /* query row t sees the block's keys 0 .. t + pos_shift */
+    int32_t key_row;        /* storage row of the block's first key */
+    int32_t n_keys;         /* real keys of the block */
+    int32_t pos_shift;      /* query row t sees the block's keys 0 .. t + pos_shift */
     int32_t sequence;
 } mobai_sm90_item;
 
 #define MOBAI_SM90_ITEM_TILES 24 /* row tiles of an item: fewer lose to key loads, more to imbalance */
 #define MOBAI_SM90_ITEM_STEPS 32
 #define MOBAI_SM90_MAX_KV_HEADS 512
-#define MOBAI_SM90_INDEX_WINDOW 4096 /* slots one index work-group counts */
-#define MOBAI_SM90_INDEX_PICKS 65536 /* picks a scatter work-group sorts in shared memory */
+#define MOBAI_SM90_INDEX_WINDOW 4096    /* slots one index work-group counts */
+#define MOBAI_SM90_INDEX_PICKS 65536    /* picks a scatter work-group sorts in shared memory */
 #define MOBAI_SM90_INDEX_MIN_GROUPS 264 /* work-groups below which index chunks are made smaller */
 
 /** Where a slot's list lies within the slice. */
@@ -63,7 +63,8 @@ typedef struct mobai_sm90_list {
     uint32_t n_rows, first_partial;
 } mobai_sm90_list;
 
-/** Attend scratch: counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity], lists [kv heads][n_slots]. */
+/** Attend scratch: counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity], lists [kv
+ * heads][n_slots]. */
 #define MOBAI_SM90_ITEMS_OFFSET (16 + 4 * MOBAI_SM90_MAX_KV_HEADS)
 
 #endif
