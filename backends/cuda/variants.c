@@ -8,7 +8,7 @@
 
 /* --------------------------------------------------------------------------------------------------- costs -- */
 
-static const double LAUNCH_US = 4.0; /* one kernel with the gap before it */
+static const double LAUNCH_US = 2.5; /* one kernel with the gap before it */
 
 static double rows_of(const mobai_shape *s) {
     return (double)s->n_slice_queries * s->n_slice_kv_heads * (s->problem->n_q_heads / s->problem->n_kv_heads);
