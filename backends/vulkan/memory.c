@@ -206,7 +206,7 @@ moba_status mobai_vk_stream_create(mobai_device *d, moba_stream *out) {
     mobai_vk_stream *s = NULL;
     MOBAI_TRY(mobai_vk_new_stream(d, &s));
     pthread_mutex_lock(&d->lock);
-    s->next = d->streams;
+    s->next = d->streams; /* NOLINT(clang-analyzer-core.NullDereference): set unless the call above failed */
     d->streams = s;
     pthread_mutex_unlock(&d->lock);
     out->native = s;
