@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixture-of-Block-Attention: a thin ctypes layer over libmoba.
 
-``moba.Context`` and ``moba.Plan`` mirror include/moba/moba.h; ``moba.torch`` has the PyTorch operator. libmoba.so is
-looked for at ``MOBA_LIBRARY``, beside this package, and then by the system's loader.
+``moba.Context`` and ``moba.Plan`` mirror include/moba/moba.h; ``moba.torch`` has the PyTorch operator, its gradients and
+a module. libmoba.so is looked for at ``MOBA_LIBRARY``, beside this package, in the source tree's build/lib, and then by the
+system's loader.
 """
 from ._library import (
+    AttendArgs,
+    BackwardArgs,
     Buffer,
     Context,
     Error,
@@ -19,6 +22,8 @@ from ._library import (
 )
 
 __all__ = [
+    "AttendArgs",
+    "BackwardArgs",
     "Buffer",
     "Context",
     "Error",

@@ -89,6 +89,44 @@ class ForwardArgs(Structure):
         super().__init__(struct_size=ctypes.sizeof(ForwardArgs), **fields)
 
 
+class AttendArgs(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("inputs", Inputs),
+        ("selection", Buffer),
+        ("o", Tensor),
+        ("lse", Buffer),
+        ("saved", Buffer),
+        ("saved_bytes", c_size_t),
+        ("workspace", Buffer),
+        ("workspace_bytes", c_size_t),
+    ]
+
+    def __init__(self, **fields):
+        super().__init__(struct_size=ctypes.sizeof(AttendArgs), **fields)
+
+
+class BackwardArgs(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("inputs", Inputs),
+        ("o", Tensor),
+        ("lse", Buffer),
+        ("dout", Tensor),
+        ("saved", Buffer),
+        ("saved_bytes", c_size_t),
+        ("dq", Tensor),
+        ("dk", Tensor),
+        ("dv", Tensor),
+        ("dkconv_weight", Buffer),
+        ("workspace", Buffer),
+        ("workspace_bytes", c_size_t),
+    ]
+
+    def __init__(self, **fields):
+        super().__init__(struct_size=ctypes.sizeof(BackwardArgs), **fields)
+
+
 class _ContextOptions(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -106,6 +144,9 @@ def _find():
     beside = pathlib.Path(__file__).parent / "libmoba.so"
     if beside.exists():
         return str(beside)
+    built = pathlib.Path(__file__).resolve().parents[2] / "build" / "lib" / "libmoba.so"
+    if built.exists():
+        return str(built)
     return ctypes.util.find_library("moba") or "libmoba.so.0"
 
 
@@ -130,6 +171,8 @@ def library():
         lib.moba_plan_kernel.argtypes = [c_void_p, c_char_p]
         lib.moba_plan_cost.argtypes = [c_void_p, c_char_p, POINTER(c_double)]
         lib.moba_forward.argtypes = [c_void_p, Stream, POINTER(ForwardArgs)]
+        lib.moba_attend.argtypes = [c_void_p, Stream, POINTER(AttendArgs)]
+        lib.moba_backward.argtypes = [c_void_p, Stream, POINTER(BackwardArgs)]
         _loaded = lib
     return _loaded
 
@@ -146,8 +189,9 @@ def version():
 class Context:
     """moba_context_create(): one backend on one device."""
 
-    def __init__(self, backend=None, device=-1):
-        options = _ContextOptions(ctypes.sizeof(_ContextOptions), backend.encode() if backend else None, device, 0, None)
+    def __init__(self, backend=None, device=-1, n_threads=0):
+        options = _ContextOptions(ctypes.sizeof(_ContextOptions), backend.encode() if backend else None, device, n_threads,
+                                  None)
         self.handle = c_void_p()
         check(library().moba_context_create(byref(options), byref(self.handle)))
 
@@ -182,6 +226,12 @@ class Plan:
 
     def forward(self, args, stream=None):
         check(library().moba_forward(self.handle, Stream(stream), byref(args)))
+
+    def attend(self, args, stream=None):
+        check(library().moba_attend(self.handle, Stream(stream), byref(args)))
+
+    def backward(self, args, stream=None):
+        check(library().moba_backward(self.handle, Stream(stream), byref(args)))
 
     def __del__(self):
         if getattr(self, "handle", None):

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the package of this source tree and its library, and seeds every test."""
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(20)
