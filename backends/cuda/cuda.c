@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The CUDA backend's table: devices, memory, streams and events through the driver API.
+ * The CUDA backend's table and its devices. Memory, streams and events are those of backends/driver.
  */
 #include "backends/cuda/cuda.h"
 
@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "codegen/host/simt.h"
 #include "core/context.h"
 #include "core/status.h"
 #include "moba/moba_cuda.h"
@@ -16,9 +15,6 @@
 static moba_status check(cu_result result, const char *what) {
     return result == CU_SUCCESS ? MOBA_OK : cuda_fail(result, what);
 }
-
-static cu_stream native(moba_stream s) { return (cu_stream)s.native; }
-static cu_pointer address(moba_buffer b) { return (cu_pointer)(b.handle + b.offset); }
 
 moba_status cuda_enter(const mobai_device *device) {
     return check(cuda_driver_get()->context_push(device->context), "make its context current");
@@ -32,7 +28,7 @@ void cuda_leave(void) {
 
 static int attribute(cu_device device, int which) {
     int value = 0;
-    return cuda_driver_get()->device_attribute(&value, which, device) == CU_SUCCESS ? value : 0;
+    return cuda_driver_get()->api.device_attribute(&value, which, device) == CU_SUCCESS ? value : 0;
 }
 
 /** Dense 16-bit products a multiprocessor completes in a clock, as multiply and add, by compute capability. */
@@ -54,7 +50,7 @@ static mobai_caps caps_of(cu_device device) {
     caps.n_compute_units = attribute(device, CU_ATTRIBUTE_MULTIPROCESSORS);
     caps.subgroup_size = 32;
     caps.max_workgroup_size = attribute(device, CU_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
-    d->device_memory(&caps.memory_bytes, device);
+    d->api.device_memory(&caps.memory_bytes, device);
     const double clock_ghz = 1e-6 * attribute(device, CU_ATTRIBUTE_CLOCK_KHZ);
     caps.matrix_gflops = caps.n_compute_units * clock_ghz * matrix_flops_per_clock(capability);
     /* two transfers a clock; 0.9 of it is what copies reach */
@@ -69,7 +65,7 @@ static mobai_caps caps_of(cu_device device) {
 
 static void fill_description(cu_device device, const mobai_caps *caps, moba_device_description *out) {
     const cuda_driver *d = cuda_driver_get();
-    if (d->device_name(out->name, (int)sizeof out->name, device) != CU_SUCCESS) out->name[0] = '\0';
+    if (d->api.device_name(out->name, (int)sizeof out->name, device) != CU_SUCCESS) out->name[0] = '\0';
     snprintf(out->driver, sizeof out->driver, "CUDA %d.%d, compute capability %d.%d", d->version / 1000,
              d->version % 1000 / 10, attribute(device, CU_ATTRIBUTE_MAJOR), attribute(device, CU_ATTRIBUTE_MINOR));
     mobai_caps_format(caps->set, out->capabilities, sizeof out->capabilities);
@@ -86,7 +82,7 @@ static int32_t cuda_probe(char *reason, size_t capacity) {
 
 static moba_status cuda_describe(int32_t index, moba_device_description *out) {
     cu_device device;
-    MOBAI_TRY(check(cuda_driver_get()->device_get(&device, index), "find the device"));
+    MOBAI_TRY(check(cuda_driver_get()->api.device_get(&device, index), "find the device"));
     mobai_caps caps = caps_of(device);
     fill_description(device, &caps, out);
     return MOBA_OK;
@@ -111,7 +107,7 @@ static moba_status adopt(const moba_context_options *options, mobai_device *devi
     cuda_leave();
     MOBAI_TRY(check(result, "find the device of the context that was given"));
     cu_device named;
-    MOBAI_TRY(check(d->device_get(&named, options->device), "find the device"));
+    MOBAI_TRY(check(d->api.device_get(&named, options->device), "find the device"));
     if (named != device->device)
         return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT,
                           "moba_cuda_handles.context belongs to device %d, and the options name device %d",
@@ -124,7 +120,7 @@ static moba_status open_device(const moba_context_options *options, mobai_device
     if (options->native) {
         MOBAI_TRY(adopt(options, device));
     } else {
-        MOBAI_TRY(check(d->device_get(&device->device, options->device), "find the device"));
+        MOBAI_TRY(check(d->api.device_get(&device->device, options->device), "find the device"));
         MOBAI_TRY(check(d->primary_retain(&device->context, device->device), "open the device's primary context"));
         device->owns_primary = 1;
     }
@@ -135,15 +131,12 @@ static moba_status open_device(const moba_context_options *options, mobai_device
 }
 
 static moba_status cuda_open(const moba_context_options *options, mobai_device **out) {
-    if (mobai_n_simt_instances > CUDA_MAX_SIMT_INSTANCES)
-        return mobai_fail(MOBA_ERROR_INTERNAL, "%zu generated kernels; the CUDA backend has room for %d",
-                          mobai_n_simt_instances, CUDA_MAX_SIMT_INSTANCES);
     mobai_device *device = calloc(1, sizeof *device);
     if (!device) return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no host memory for a CUDA device");
-    moba_status status = open_device(options, device);
-    if (status == MOBA_OK && pthread_mutex_init(&device->lock, NULL) != 0) {
-        status = mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no lock for a CUDA device");
-        if (device->owns_primary) cuda_driver_get()->primary_release(device->device);
+    moba_status status = mobai_driver_device_begin(&device->base, &cuda_driver_get()->api);
+    if (status == MOBA_OK) {
+        status = open_device(options, device);
+        if (status != MOBA_OK) mobai_driver_device_end(&device->base);
     }
     if (status != MOBA_OK) {
         free(device);
@@ -160,7 +153,7 @@ static void cuda_close(mobai_device *device) {
         cuda_leave();
     }
     if (device->owns_primary) cuda_driver_get()->primary_release(device->device);
-    pthread_mutex_destroy(&device->lock);
+    mobai_driver_device_end(&device->base);
     free(device);
 }
 
@@ -171,130 +164,13 @@ static int32_t cuda_rank(int32_t index) {
     return 4; /* before hip, vulkan, opencl and the CPU */
 }
 
-/* ---------------------------------------------------------------------------------------- memory, streams -- */
-
-/* Evaluates a driver call with the device's context current. */
-#define WITHIN(device, call, what)                                                                                     \
-    do {                                                                                                               \
-        MOBAI_TRY(cuda_enter(device));                                                                                 \
-        cu_result within_result = (call);                                                                              \
-        cuda_leave();                                                                                                  \
-        if (within_result != CU_SUCCESS) return cuda_fail(within_result, what);                                        \
-    } while (0)
-
-static moba_status cuda_buffer_create(mobai_device *device, size_t bytes, moba_buffer *out) {
-    const cuda_driver *d = cuda_driver_get();
-    MOBAI_TRY(cuda_enter(device));
-    cu_pointer p = 0;
-    cu_result result = d->memory_alloc(&p, bytes);
-    size_t available = 0, total = 0;
-    if (result == CU_OUT_OF_MEMORY) d->memory_info(&available, &total);
-    cuda_leave();
-    if (result == CU_OUT_OF_MEMORY)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "%zu bytes of device memory were asked for; %zu of %zu are free",
-                          bytes, available, total);
-    MOBAI_TRY(check(result, "allocate device memory"));
-    *out = (moba_buffer){(uint64_t)p, 0};
-    return MOBA_OK;
-}
-
-static void cuda_buffer_destroy(mobai_device *device, moba_buffer buffer) {
-    if (cuda_enter(device) != MOBA_OK) return;
-    cuda_driver_get()->memory_free((cu_pointer)buffer.handle);
-    cuda_leave();
-}
-
-static moba_status cuda_buffer_write(mobai_device *device, moba_stream stream, moba_buffer buffer, const void *data,
-                                     size_t bytes) {
-    const cuda_driver *d = cuda_driver_get();
-    /* pageable memory is staged before the call returns, pinned memory is not: wait, so that `data` is free again */
-    WITHIN(device, d->copy_to_device(address(buffer), data, bytes, native(stream)), "copy to the device");
-    WITHIN(device, d->stream_synchronize(native(stream)), "copy to the device");
-    return MOBA_OK;
-}
-
-static moba_status cuda_buffer_read(mobai_device *device, moba_stream stream, moba_buffer buffer, void *data,
-                                    size_t bytes) {
-    const cuda_driver *d = cuda_driver_get();
-    WITHIN(device, d->copy_to_host(data, address(buffer), bytes, native(stream)), "copy to the host");
-    WITHIN(device, d->stream_synchronize(native(stream)), "copy to the host");
-    return MOBA_OK;
-}
-
-static moba_status cuda_buffer_fill(mobai_device *device, moba_stream stream, moba_buffer buffer, uint8_t value,
-                                    size_t bytes) {
-    WITHIN(device, cuda_driver_get()->fill8(address(buffer), value, bytes, native(stream)), "fill device memory");
-    return MOBA_OK;
-}
-
-static moba_status cuda_buffer_copy(mobai_device *device, moba_stream stream, moba_buffer from, moba_buffer to,
-                                    size_t bytes) {
-    WITHIN(device, cuda_driver_get()->copy_inside(address(to), address(from), bytes, native(stream)),
-           "copy inside the device");
-    return MOBA_OK;
-}
-
-static moba_status cuda_stream_create(mobai_device *device, moba_stream *out) {
-    cu_stream stream = NULL;
-    WITHIN(device, cuda_driver_get()->stream_create(&stream, CU_STREAM_NON_BLOCKING), "create a stream");
-    out->native = stream;
-    return MOBA_OK;
-}
-
-static void cuda_stream_destroy(mobai_device *device, moba_stream stream) {
-    if (!stream.native || cuda_enter(device) != MOBA_OK) return;
-    cuda_driver_get()->stream_destroy(native(stream));
-    cuda_leave();
-}
-
-static moba_status cuda_stream_synchronize(mobai_device *device, moba_stream stream) {
-    WITHIN(device, cuda_driver_get()->stream_synchronize(native(stream)), "finish the stream's work");
-    return MOBA_OK;
-}
-
-static bool cuda_stream_capturing(mobai_device *device, moba_stream stream) {
-    int state = CU_CAPTURE_NONE;
-    if (cuda_enter(device) != MOBA_OK) return false;
-    cu_result result = cuda_driver_get()->stream_capture(native(stream), &state);
-    cuda_leave();
-    return result == CU_SUCCESS && state != CU_CAPTURE_NONE;
-}
-
-static moba_status cuda_event_create(mobai_device *device, moba_event *out) {
-    cu_event event = NULL;
-    WITHIN(device, cuda_driver_get()->event_create(&event, 0), "create an event");
-    out->native = event;
-    return MOBA_OK;
-}
-
-static void cuda_event_destroy(mobai_device *device, moba_event event) {
-    if (!event.native || cuda_enter(device) != MOBA_OK) return;
-    cuda_driver_get()->event_destroy((cu_event)event.native);
-    cuda_leave();
-}
-
-static moba_status cuda_event_record(mobai_device *device, moba_stream stream, moba_event event) {
-    WITHIN(device, cuda_driver_get()->event_record((cu_event)event.native, native(stream)), "record an event");
-    return MOBA_OK;
-}
-
-static moba_status cuda_event_elapsed(mobai_device *device, moba_event begin, moba_event end, double *ms) {
-    const cuda_driver *d = cuda_driver_get();
-    float elapsed = 0.0f;
-    WITHIN(device, d->event_synchronize((cu_event)begin.native), "wait for an event");
-    WITHIN(device, d->event_synchronize((cu_event)end.native), "wait for an event");
-    WITHIN(device, d->event_elapsed(&elapsed, (cu_event)begin.native, (cu_event)end.native), "read the time of events");
-    *ms = (double)elapsed;
-    return MOBA_OK;
-}
-
 /* ------------------------------------------------------------------------------------------------ kernels -- */
 
 static moba_status cuda_prepare(mobai_device *device, const mobai_variant *variant, const moba_problem *problem) {
     (void)problem;
     MOBAI_TRY(cuda_enter(device));
     moba_status status = cuda_is_native(variant) ? cuda_load(device, ((const cuda_code *)variant->code)->module)
-                                                 : cuda_simt_load(device, variant);
+                                                 : mobai_driver_simt_load(device, variant);
     cuda_leave();
     return status;
 }
@@ -305,9 +181,9 @@ static bool is_default_stream(cu_stream s) { return (uintptr_t)s <= 2; }
 static moba_status cuda_run_begin(mobai_device *device, moba_stream stream) {
     const cuda_driver *d = cuda_driver_get();
     MOBAI_TRY(cuda_enter(device));
-    if (is_default_stream(native(stream))) return MOBA_OK;
+    if (is_default_stream(stream.native)) return MOBA_OK;
     cu_context owner = NULL;
-    cu_result result = d->stream_context(native(stream), &owner);
+    cu_result result = d->stream_context(stream.native, &owner);
     if (result == CU_SUCCESS && owner == device->context) return MOBA_OK;
     cuda_leave();
     if (result == CU_INVALID_VALUE || result == CU_INVALID_HANDLE || result == CU_CONTEXT_IS_DESTROYED)
@@ -328,9 +204,9 @@ static moba_status cuda_run_end(mobai_device *device, moba_stream stream) {
 
 static moba_status cuda_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
                                const mobai_stage_args *args) {
-    if (!cuda_is_native(variant)) return cuda_simt_launch(device, native(stream), variant, args);
+    if (!cuda_is_native(variant)) return mobai_driver_simt_launch(device, stream.native, variant, args);
     const cuda_code *code = variant->code;
-    return code->launch(device, native(stream), code, args);
+    return code->launch(device, stream.native, code, args);
 }
 
 extern const mobai_backend mobai_backend_cuda;
@@ -343,20 +219,20 @@ const mobai_backend mobai_backend_cuda = {
     .close = cuda_close,
     .caps = cuda_caps,
     .device_info = cuda_device_info,
-    .buffer_create = cuda_buffer_create,
-    .buffer_destroy = cuda_buffer_destroy,
-    .buffer_write = cuda_buffer_write,
-    .buffer_read = cuda_buffer_read,
-    .buffer_fill = cuda_buffer_fill,
-    .buffer_copy = cuda_buffer_copy,
-    .stream_create = cuda_stream_create,
-    .stream_destroy = cuda_stream_destroy,
-    .stream_synchronize = cuda_stream_synchronize,
-    .stream_capturing = cuda_stream_capturing,
-    .event_create = cuda_event_create,
-    .event_destroy = cuda_event_destroy,
-    .event_record = cuda_event_record,
-    .event_elapsed = cuda_event_elapsed,
+    .buffer_create = mobai_driver_buffer_create,
+    .buffer_destroy = mobai_driver_buffer_destroy,
+    .buffer_write = mobai_driver_buffer_write,
+    .buffer_read = mobai_driver_buffer_read,
+    .buffer_fill = mobai_driver_buffer_fill,
+    .buffer_copy = mobai_driver_buffer_copy,
+    .stream_create = mobai_driver_stream_create,
+    .stream_destroy = mobai_driver_stream_destroy,
+    .stream_synchronize = mobai_driver_stream_synchronize,
+    .stream_capturing = mobai_driver_stream_capturing,
+    .event_create = mobai_driver_event_create,
+    .event_destroy = mobai_driver_event_destroy,
+    .event_record = mobai_driver_event_record,
+    .event_elapsed = mobai_driver_event_elapsed,
     .prepare = cuda_prepare,
     .launch = cuda_launch,
     .run_begin = cuda_run_begin,

@@ -5,8 +5,6 @@
 #ifndef MOBAI_CUDA_CUDA_H
 #define MOBAI_CUDA_CUDA_H
 
-#include <pthread.h>
-
 #include "backends/cuda/driver.h"
 #include "backends/cuda/kernels/sm90/params.h"
 #include "core/backend.h"
@@ -43,7 +41,6 @@ enum {
 #include "simt_kernels.inc"
 #undef SIMT_KERNEL
     ,
-    CUDA_MAX_SIMT_INSTANCES = 256,
     CUDA_N_NATIVE_VARIANTS = 17,
     CUDA_N_VARIANTS = CUDA_N_NATIVE_VARIANTS
 #define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
@@ -52,17 +49,16 @@ enum {
 };
 
 struct mobai_device {
+    mobai_driver_device base;
     cu_device device;
     cu_context context;
     int index;
     int owns_primary; /* the primary context was retained */
     int n_multiprocessors;
     mobai_caps caps;
-    pthread_mutex_t lock; /* guards loading */
     cu_module modules[CUDA_MODULE_COUNT];
     cu_function functions[CUDA_MODULE_COUNT][CUDA_MAX_KERNELS];
     cu_module simt_modules[CUDA_N_SIMT_KERNELS];
-    cu_function simt_functions[CUDA_MAX_SIMT_INSTANCES];
 };
 
 /** How a native variant is launched: its mobai_variant.code. Generated ones need no capability and have a program. */
@@ -92,11 +88,9 @@ moba_status cuda_launch_combine(mobai_device *, cu_stream, const cuda_code *, co
 /** True for the variants of launch.c, false for generated ones. */
 static inline bool cuda_is_native(const mobai_variant *variant) { return variant->needs != 0; }
 
-/* simt.c: the context must be current, but for unloading */
-moba_status cuda_simt_load(mobai_device *device, const mobai_variant *variant);
+/* simt.c: the context must be current. */
+moba_status cuda_simt_module(mobai_device *device, const char *kernel, void **module);
 void cuda_simt_unload(mobai_device *device);
-moba_status cuda_simt_launch(mobai_device *device, cu_stream stream, const mobai_variant *variant,
-                             const mobai_stage_args *args);
 
 /** Scratch of the index for runs up to these bounds, and of attend for a slice. */
 size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);

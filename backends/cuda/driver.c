@@ -2,12 +2,11 @@
  *
  * Opens libcuda.so.1 once a process and turns its errors into statuses.
  */
-#include "backends/cuda/driver.h"
+#include "backends/cuda/cuda.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "core/status.h"
 
@@ -20,16 +19,16 @@ static void open_driver(void) {
         snprintf(driver.reason, sizeof driver.reason, "libcuda.so.1 was not found: no NVIDIA driver is installed");
         return;
     }
-    const char *missing = NULL;
-#define LOAD(result, member, symbol, arguments)                                                                        \
-    {                                                                                                                  \
-        void *address = dlsym(driver.library, #symbol);                                                                \
-        if (!address && !missing) missing = #symbol;                                                                   \
-        memcpy(&driver.member, &address, sizeof address);                                                              \
-    }
-    MOBAI_CUDA_API(LOAD)
-#undef LOAD
-    if (driver.driver_version) driver.driver_version(&driver.version);
+    const mobai_driver_symbol symbols[] = {
+#define SHARED(member, symbol) {#symbol, &driver.api.member},
+        MOBAI_CUDA_SHARED_API(SHARED)
+#undef SHARED
+#define OWN(member, symbol, arguments) {#symbol, &driver.member},
+            MOBAI_CUDA_API(OWN)
+#undef OWN
+    };
+    const char *missing = mobai_driver_lookup(driver.library, symbols, sizeof symbols / sizeof symbols[0]);
+    if (driver.api.driver_version) driver.api.driver_version(&driver.version);
     if (missing || driver.version < MOBAI_CUDA_MIN_DRIVER) {
         snprintf(driver.reason, sizeof driver.reason,
                  "the NVIDIA driver supports CUDA %d.%d%s%s; CUDA %d.%d is needed (driver 525 or newer)",
@@ -37,9 +36,9 @@ static void open_driver(void) {
                  missing ? missing : "", MOBAI_CUDA_MIN_DRIVER / 1000, MOBAI_CUDA_MIN_DRIVER % 1000 / 10);
         return;
     }
-    cu_result result = driver.init(0);
+    cu_result result = driver.api.init(0);
     int n = 0;
-    if (result == CU_SUCCESS) result = driver.device_count(&n);
+    if (result == CU_SUCCESS) result = driver.api.device_count(&n);
     if (result == CU_NO_DEVICE || (result == CU_SUCCESS && n == 0)) {
         snprintf(driver.reason, sizeof driver.reason, "the NVIDIA driver finds no device");
         return;
@@ -51,6 +50,10 @@ static void open_driver(void) {
                  text ? text : "unknown", result);
         return;
     }
+    driver.api.fail = cuda_fail;
+    driver.api.enter = cuda_enter;
+    driver.api.leave = cuda_leave;
+    driver.api.simt_module = cuda_simt_module;
     driver.n_devices = n;
 }
 

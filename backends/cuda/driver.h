@@ -9,16 +9,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backends/driver/driver.h"
 #include "moba/moba.h"
 
 typedef int cu_result;
 typedef int cu_device;
 typedef struct cu_context_object *cu_context;
-typedef struct cu_stream_object *cu_stream;
-typedef struct cu_event_object *cu_event;
-typedef struct cu_module_object *cu_module;
-typedef struct cu_function_object *cu_function;
-typedef unsigned long long cu_pointer;
+typedef void *cu_stream;
+typedef void *cu_module;
+typedef void *cu_function;
 
 enum {
     CU_SUCCESS = 0,
@@ -58,56 +57,58 @@ enum { /* device attributes */
        CU_ATTRIBUTE_MAJOR = 75,
        CU_ATTRIBUTE_MINOR = 76
 };
-enum { CU_FUNCTION_MAX_DYNAMIC_SHARED = 8, CU_STREAM_NON_BLOCKING = 1, CU_CAPTURE_NONE = 0 };
+enum { CU_FUNCTION_MAX_DYNAMIC_SHARED = 8 };
 
-/* X(return type, member, symbol, arguments) */
+/* Symbols of the shared table: X(member, symbol). */
+#define MOBAI_CUDA_SHARED_API(X)                                                                                       \
+    X(init, cuInit)                                                                                                    \
+    X(driver_version, cuDriverGetVersion)                                                                              \
+    X(device_count, cuDeviceGetCount)                                                                                  \
+    X(device_get, cuDeviceGet)                                                                                         \
+    X(device_name, cuDeviceGetName)                                                                                    \
+    X(device_memory, cuDeviceTotalMem_v2)                                                                              \
+    X(device_attribute, cuDeviceGetAttribute)                                                                          \
+    X(memory_alloc, cuMemAlloc_v2)                                                                                     \
+    X(memory_free, cuMemFree_v2)                                                                                       \
+    X(memory_info, cuMemGetInfo_v2)                                                                                    \
+    X(copy_to_device, cuMemcpyHtoDAsync_v2)                                                                            \
+    X(copy_to_host, cuMemcpyDtoHAsync_v2)                                                                              \
+    X(copy_inside, cuMemcpyDtoDAsync_v2)                                                                               \
+    X(fill8, cuMemsetD8Async)                                                                                          \
+    X(stream_create, cuStreamCreate)                                                                                   \
+    X(stream_destroy, cuStreamDestroy_v2)                                                                              \
+    X(stream_synchronize, cuStreamSynchronize)                                                                         \
+    X(stream_capture, cuStreamIsCapturing)                                                                             \
+    X(event_create, cuEventCreate)                                                                                     \
+    X(event_destroy, cuEventDestroy_v2)                                                                                \
+    X(event_record, cuEventRecord)                                                                                     \
+    X(event_synchronize, cuEventSynchronize)                                                                           \
+    X(event_elapsed, cuEventElapsedTime)                                                                               \
+    X(module_load, cuModuleLoadData)                                                                                   \
+    X(module_unload, cuModuleUnload)                                                                                   \
+    X(module_function, cuModuleGetFunction)                                                                            \
+    X(launch, cuLaunchKernel)
+
+/* The rest: X(member, symbol, arguments). */
 #define MOBAI_CUDA_API(X)                                                                                              \
-    X(cu_result, init, cuInit, (unsigned))                                                                             \
-    X(cu_result, driver_version, cuDriverGetVersion, (int *))                                                          \
-    X(cu_result, error_name, cuGetErrorName, (cu_result, const char **))                                               \
-    X(cu_result, error_string, cuGetErrorString, (cu_result, const char **))                                           \
-    X(cu_result, device_count, cuDeviceGetCount, (int *))                                                              \
-    X(cu_result, device_get, cuDeviceGet, (cu_device *, int))                                                          \
-    X(cu_result, device_name, cuDeviceGetName, (char *, int, cu_device))                                               \
-    X(cu_result, device_memory, cuDeviceTotalMem_v2, (size_t *, cu_device))                                            \
-    X(cu_result, device_attribute, cuDeviceGetAttribute, (int *, int, cu_device))                                      \
-    X(cu_result, primary_retain, cuDevicePrimaryCtxRetain, (cu_context *, cu_device))                                  \
-    X(cu_result, primary_release, cuDevicePrimaryCtxRelease_v2, (cu_device))                                           \
-    X(cu_result, context_push, cuCtxPushCurrent_v2, (cu_context))                                                      \
-    X(cu_result, context_pop, cuCtxPopCurrent_v2, (cu_context *))                                                      \
-    X(cu_result, context_current, cuCtxGetCurrent, (cu_context *))                                                     \
-    X(cu_result, context_device, cuCtxGetDevice, (cu_device *))                                                        \
-    X(cu_result, memory_alloc, cuMemAlloc_v2, (cu_pointer *, size_t))                                                  \
-    X(cu_result, memory_free, cuMemFree_v2, (cu_pointer))                                                              \
-    X(cu_result, memory_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                   \
-    X(cu_result, copy_to_device, cuMemcpyHtoDAsync_v2, (cu_pointer, const void *, size_t, cu_stream))                  \
-    X(cu_result, copy_to_host, cuMemcpyDtoHAsync_v2, (void *, cu_pointer, size_t, cu_stream))                          \
-    X(cu_result, copy_inside, cuMemcpyDtoDAsync_v2, (cu_pointer, cu_pointer, size_t, cu_stream))                       \
-    X(cu_result, fill8, cuMemsetD8Async, (cu_pointer, unsigned char, size_t, cu_stream))                               \
-    X(cu_result, stream_create, cuStreamCreate, (cu_stream *, unsigned))                                               \
-    X(cu_result, stream_destroy, cuStreamDestroy_v2, (cu_stream))                                                      \
-    X(cu_result, stream_synchronize, cuStreamSynchronize, (cu_stream))                                                 \
-    X(cu_result, stream_capture, cuStreamIsCapturing, (cu_stream, int *))                                              \
-    X(cu_result, stream_context, cuStreamGetCtx, (cu_stream, cu_context *))                                            \
-    X(cu_result, event_create, cuEventCreate, (cu_event *, unsigned))                                                  \
-    X(cu_result, event_destroy, cuEventDestroy_v2, (cu_event))                                                         \
-    X(cu_result, event_record, cuEventRecord, (cu_event, cu_stream))                                                   \
-    X(cu_result, event_synchronize, cuEventSynchronize, (cu_event))                                                    \
-    X(cu_result, event_elapsed, cuEventElapsedTime, (float *, cu_event, cu_event))                                     \
-    X(cu_result, module_load, cuModuleLoadData, (cu_module *, const void *))                                           \
-    X(cu_result, module_unload, cuModuleUnload, (cu_module))                                                           \
-    X(cu_result, module_function, cuModuleGetFunction, (cu_function *, cu_module, const char *))                       \
-    X(cu_result, function_set, cuFuncSetAttribute, (cu_function, int, int))                                            \
-    X(cu_result, launch, cuLaunchKernel,                                                                               \
-      (cu_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, cu_stream, void **,          \
-       void **))
+    X(error_name, cuGetErrorName, (cu_result, const char **))                                                          \
+    X(error_string, cuGetErrorString, (cu_result, const char **))                                                      \
+    X(primary_retain, cuDevicePrimaryCtxRetain, (cu_context *, cu_device))                                             \
+    X(primary_release, cuDevicePrimaryCtxRelease_v2, (cu_device))                                                      \
+    X(context_push, cuCtxPushCurrent_v2, (cu_context))                                                                 \
+    X(context_pop, cuCtxPopCurrent_v2, (cu_context *))                                                                 \
+    X(context_current, cuCtxGetCurrent, (cu_context *))                                                                \
+    X(context_device, cuCtxGetDevice, (cu_device *))                                                                   \
+    X(stream_context, cuStreamGetCtx, (cu_stream, cu_context *))                                                       \
+    X(function_set, cuFuncSetAttribute, (cu_function, int, int))
 
 typedef struct cuda_driver {
+    mobai_driver api;
     void *library;
     int version;      /* as cuDriverGetVersion: 1000 * major + 10 * minor */
     int n_devices;    /* that can be used */
     char reason[256]; /* why there is none; "" otherwise */
-#define MOBAI_CUDA_MEMBER(result, member, symbol, arguments) result(*member) arguments;
+#define MOBAI_CUDA_MEMBER(member, symbol, arguments) cu_result(*member) arguments;
     MOBAI_CUDA_API(MOBAI_CUDA_MEMBER)
 #undef MOBAI_CUDA_MEMBER
 } cuda_driver;

@@ -84,8 +84,8 @@ typedef struct grid {
 static moba_status run(mobai_device *device, cu_stream stream, cuda_module_id module, int kernel, grid g,
                        mobai_sm90_params *p) {
     void *arguments[] = {p};
-    cu_result result = cuda_driver_get()->launch(device->functions[module][kernel], g.x, g.y, g.z, g.threads, 1, 1,
-                                                 g.shared, stream, arguments, NULL);
+    cu_result result = cuda_driver_get()->api.launch(device->functions[module][kernel], g.x, g.y, g.z, g.threads, 1, 1,
+                                                     g.shared, stream, arguments, NULL);
     if (result == CU_SUCCESS) return MOBA_OK;
     char what[160];
     snprintf(what, sizeof what, "launch %s on a grid of %u x %u x %u", cuda_modules[module].kernels[kernel].name, g.x,

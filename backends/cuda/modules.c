@@ -63,11 +63,11 @@ static moba_status load(mobai_device *device, cuda_module_id id) {
     char what[160];
     cu_module module = NULL;
     snprintf(what, sizeof what, "load the %s kernels", m->name);
-    cu_result result = d->module_load(&module, m->image);
+    cu_result result = d->api.module_load(&module, m->image);
     if (result != CU_SUCCESS) return cuda_fail(result, what);
     for (int i = 0; i < CUDA_MAX_KERNELS && m->kernels[i].name; i++) {
         snprintf(what, sizeof what, "find the kernel %s", m->kernels[i].name);
-        result = d->module_function(&device->functions[id][i], module, m->kernels[i].name);
+        result = d->api.module_function(&device->functions[id][i], module, m->kernels[i].name);
         if (result == CU_SUCCESS && m->kernels[i].dynamic_shared > 48 * 1024) {
             snprintf(what, sizeof what, "give the kernel %s %u bytes of shared memory", m->kernels[i].name,
                      m->kernels[i].dynamic_shared);
@@ -75,7 +75,7 @@ static moba_status load(mobai_device *device, cuda_module_id id) {
                                      (int)m->kernels[i].dynamic_shared);
         }
         if (result != CU_SUCCESS) {
-            d->module_unload(module);
+            d->api.module_unload(module);
             return cuda_fail(result, what);
         }
     }
@@ -84,13 +84,13 @@ static moba_status load(mobai_device *device, cuda_module_id id) {
 }
 
 moba_status cuda_load(mobai_device *device, cuda_module_id id) {
-    pthread_mutex_lock(&device->lock);
+    pthread_mutex_lock(&device->base.lock);
     moba_status status = device->modules[id] ? MOBA_OK : load(device, id);
-    pthread_mutex_unlock(&device->lock);
+    pthread_mutex_unlock(&device->base.lock);
     return status;
 }
 
 void cuda_unload_all(mobai_device *device) {
     for (int i = 0; i < CUDA_MODULE_COUNT; i++)
-        if (device->modules[i]) cuda_driver_get()->module_unload(device->modules[i]);
+        if (device->modules[i]) cuda_driver_get()->api.module_unload(device->modules[i]);
 }
