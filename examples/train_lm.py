@@ -1,0 +1,436 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Does Mixture-of-Block-Attention train? A byte-level language model, dense against routed, on one command.
+
+    MOBA_LIBRARY=build/lib/libmoba.so python3 examples/train_lm.py --short --out results
+
+Text: the source of Python's standard library and /usr/share/common-licenses. Into it a recall task is mixed: a key byte and
+a value byte, drawn anew for each sequence, stand together at random places; where a key is seen again, its value is
+scored. Layers alternate: a local one (this block and the one before, with rotary positions) and a global one without
+positions, which is dense or routed. Variants differ in nothing but the global layers' routing; all routed ones read the
+same number of keys. Writes results.md, results.json, curves.png and curves.svg, and with --dump the queries, keys and values
+of a trained layer. docs/science.md reads the results.
+"""
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+import statistics
+import sys
+import sysconfig
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python"))
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+import moba.torch as mt
+
+N_KEYS = N_VALUES = 64
+FIRST_KEY, FIRST_VALUE = 128, 192  # bytes that the text, reduced to ASCII, does not use
+
+
+@dataclasses.dataclass
+class Setting:
+    length: int = 8192
+    dim: int = 256
+    heads: int = 4
+    layers: int = 6
+    batch: int = 8
+    local_block: int = 128  # a local layer sees its own block and the one before
+    keys_read: int = 1024  # top_k * block_size of every routed variant
+    blocks: tuple = (512, 256, 128)
+    events: int = 128  # key-value pairs in a training sequence, of N_KEYS keys
+    tail: int = 1024  # last positions: trailing loss, and where probes ask
+    probes: tuple = (8192, 16384)
+    eval_batches: int = 8
+    steps: int = 600
+    lr: float = 3e-3
+    seeds: tuple = (0,)
+    budget: float = 0.0  # seconds for all training; 0: `steps` as given
+
+
+SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, local_block=16, keys_read=64, blocks=(32, 16), events=16,
+                tail=64, probes=(256, 512), eval_batches=1, steps=4)
+SHORT = Setting()
+LONG = dataclasses.replace(SHORT, steps=1500, seeds=(0, 1, 2))
+
+
+# ----------------------------------------------------------------------------------------------------- text --
+def corpus():
+    """(training bytes, held-out bytes), whole files in a fixed order; every 20th is held out. Bytes past ASCII become '?'."""
+    library = pathlib.Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(p for p in library.rglob("*.py") if not {"site-packages", "dist-packages"} & set(p.parts))
+    files += sorted(p for p in pathlib.Path("/usr/share/common-licenses").glob("*") if p.is_file() and not p.is_symlink())
+    parts = ([], [])
+    for i, path in enumerate(files):
+        parts[i % 20 == 19].append(path.read_text(encoding="utf-8", errors="replace").encode("ascii", "replace"))
+    return tuple(torch.frombuffer(bytearray(b"\n".join(p)), dtype=torch.uint8) for p in parts)
+
+
+def windows(text, batch, length, generator):
+    start = torch.randint(0, text.numel() - length, (batch,), generator=generator)
+    return text[start[:, None] + torch.arange(length)].long()
+
+
+def place(tokens, slots, keys, values):
+    """Overwrites two bytes at each slot of each row; a slot is a pair of positions."""
+    tokens.scatter_(1, 2 * slots, FIRST_KEY + keys)
+    tokens.scatter_(1, 2 * slots + 1, FIRST_VALUE + values)
+
+
+def pick(n_slots, batch, n, generator):
+    """n distinct slots a row, ascending."""
+    return torch.rand(batch, n_slots, generator=generator).topk(n, 1).indices.sort(1).values
+
+
+def training_batch(text, s, generator):
+    """(tokens, mask of text targets, mask of recall targets); both masks tell what is predicted at a position."""
+    tokens = windows(text, s.batch, s.length + 1, generator)
+    slots = pick(s.length // 2, s.batch, s.events, generator)
+    keys = torch.randint(0, N_KEYS, slots.shape, generator=generator)
+    values = torch.randint(0, N_VALUES, (s.batch, N_KEYS), generator=generator).gather(1, keys)
+    place(tokens, slots, keys, values)
+    seen = (keys[:, :, None] == keys[:, None, :]).tril(-1).any(2)
+    recall = torch.zeros(s.batch, s.length, dtype=torch.bool).scatter_(1, 2 * slots, seen)
+    return tokens, tokens[:, 1:] < FIRST_KEY, recall
+
+
+def probe_batch(text, s, length, generator):
+    """Every key once, anywhere before the tail, and once more within it."""
+    tokens = windows(text, s.batch, length + 1, generator)
+    keys = torch.rand(s.batch, N_KEYS, generator=generator).argsort(1)
+    values = torch.randint(0, N_VALUES, keys.shape, generator=generator)
+    n = min(N_KEYS, s.tail // 4)
+    place(tokens, pick((length - s.tail) // 2, s.batch, n, generator), keys[:, :n], values[:, :n])
+    slots = (length - s.tail) // 2 + pick(s.tail // 2, s.batch, n, generator)
+    order = torch.rand(s.batch, n, generator=generator).argsort(1)
+    place(tokens, slots, keys.gather(1, order), values.gather(1, order))
+    return tokens, torch.zeros(s.batch, length, dtype=torch.bool).scatter_(1, 2 * slots, True)
+
+
+# ---------------------------------------------------------------------------------------------------- model --
+def rotary(q, k, positions):
+    """Rotary embedding with base 10000; q and k are [batch][token][head][head_dim]."""
+    half = q.shape[-1] // 2
+    rate = 10000.0 ** (-torch.arange(half, device=q.device) / half)
+    angle = positions[:, None].float() * rate
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+
+    def turn(x):
+        a, b = x[..., :half].float(), x[..., half:].float()
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+    return turn(q), turn(k)
+
+
+class Layer(nn.Module):
+    def __init__(self, s, local, block=128, kconv=0, dense=True):
+        super().__init__()
+        self.norm_attention, self.norm_mlp = nn.RMSNorm(s.dim), nn.RMSNorm(s.dim)
+        if local:
+            self.attention = mt.MobaAttention(s.dim, s.heads, block_size=s.local_block, top_k=2, n_local_blocks=2, rotary=rotary)
+        else:
+            self.attention = mt.MobaAttention(s.dim, s.heads, block_size=block, top_k=s.keys_read // block, kconv_width=kconv,
+                                              dense=dense)
+        self.up, self.down = nn.Linear(s.dim, 4 * s.dim, bias=False), nn.Linear(4 * s.dim, s.dim, bias=False)
+
+    def forward(self, x, positions):
+        x = x + self.attention(self.norm_attention(x), positions)
+        return x + self.down(functional.gelu(self.up(self.norm_mlp(x))))
+
+
+class Model(nn.Module):
+    """Local and global layers in turn. ``n_dense`` global layers, the last ones, stay dense."""
+
+    def __init__(self, s, block, kconv, n_dense):
+        super().__init__()
+        self.embed = nn.Embedding(256, s.dim)
+        n_global = s.layers // 2
+        self.layers = nn.ModuleList()
+        for i in range(n_global):
+            self.layers += [Layer(s, True), Layer(s, False, block or s.local_block, kconv, block == 0 or i >= n_global - n_dense)]
+        self.norm, self.head = nn.RMSNorm(s.dim), nn.Linear(s.dim, 256, bias=False)
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                depth = math.sqrt(2 * s.layers) if name.endswith(("out.weight", "down.weight")) else 1
+                nn.init.normal_(p, std=0.02 if "embed" in name else 1 / math.sqrt(p.shape[1]) / depth)
+
+    def global_layers(self):
+        return self.layers[1::2]
+
+    def forward(self, tokens):
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x, positions)
+        return self.head(self.norm(x))
+
+
+@dataclasses.dataclass
+class Variant:
+    name: str
+    block: int = 0  # 0: dense
+    kconv: int = 0
+    n_dense: int = 0
+    dense_from: float = 1.0  # share of the steps after which every layer is dense
+
+
+def variants(s):
+    last = s.blocks[-1]
+    return ([Variant("dense")] + [Variant("B=%d, k=%d" % (b, s.keys_read // b), b) for b in s.blocks] +
+            [Variant("B=%d, kconv3" % last, last, kconv=3), Variant("B=%d, last global layer dense" % last, last, n_dense=1),
+             Variant("B=%d, last tenth of the steps dense" % last, last, dense_from=0.9)])
+
+
+# ------------------------------------------------------------------------------------------------- training --
+class Run:
+    """One variant and seed, from its first step to its measurements."""
+
+    def __init__(self, s, variant, seed, texts, device):
+        self.s, self.variant, self.texts, self.device = s, variant, texts, device
+        torch.manual_seed(seed)
+        self.data = torch.Generator().manual_seed(1000 + seed)  # the same batches for every variant
+        self.model = Model(s, variant.block, variant.kconv, variant.n_dense).to(device)
+        matrices = [p for p in self.model.parameters() if p.dim() == 2]
+        others = [p for p in self.model.parameters() if p.dim() != 2]
+        self.optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+                                           lr=s.lr, betas=(0.9, 0.95), fused=device.type == "cuda")
+        self.curve = []
+
+    def logits(self, tokens):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return self.model(tokens)
+
+    def step(self, at, n_steps):
+        s = self.s
+        rate = min((at + 1) / (0.05 * n_steps + 1), 1.0, max(0.05, (n_steps - at) / (0.5 * n_steps)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.lr * rate
+        tokens, text, recall = (x.to(self.device, non_blocking=True) for x in training_batch(self.texts[0], s, self.data))
+        logits = self.logits(tokens[:, :-1])
+        loss = functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none").view_as(text)
+        text_loss = (loss * text).sum() / text.sum()
+        recall_loss = (loss * recall).sum() / recall.sum().clamp(min=1)
+        (text_loss + recall_loss).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if at % 10 == 9 or at == n_steps - 1:
+            right = ((logits.argmax(-1) == tokens[:, 1:]) & recall).sum() / recall.sum().clamp(min=1)
+            self.curve.append((at + 1, *torch.stack([text_loss.detach(), recall_loss.detach(), right]).tolist()))
+            if not math.isfinite(self.curve[-1][1]):
+                raise SystemExit("%s: the loss is not finite at step %d" % (self.variant.name, at + 1))
+
+    def train(self, first, last, n_steps):
+        """Steps first..last-1 of n_steps; seconds."""
+        wait(self.device)
+        begin = time.monotonic()
+        for at in range(first, last):
+            self.step(at, n_steps)
+        wait(self.device)
+        return time.monotonic() - begin
+
+    @torch.no_grad()
+    def measure(self):
+        """Held-out loss a byte in nats, over all positions and over the tail; recall at each probe length."""
+        s, out = self.s, {}
+        generator = torch.Generator().manual_seed(7)
+        means, tails = [], []
+        for _ in range(s.eval_batches):
+            tokens = windows(self.texts[1], s.batch, s.length + 1, generator).to(self.device)
+            loss = functional.cross_entropy(self.logits(tokens[:, :-1]).float().transpose(1, 2), tokens[:, 1:], reduction="none")
+            means.append(loss.mean().item())
+            tails.append(loss[:, -s.tail:].mean().item())
+        out["loss"], out["tail_loss"] = statistics.mean(means), statistics.mean(tails)
+        for length in s.probes:
+            right = []
+            for _ in range(s.eval_batches):
+                tokens, asked = (x.to(self.device) for x in probe_batch(self.texts[1], s, length, generator))
+                right.append((self.logits(tokens[:, :-1]).argmax(-1) == tokens[:, 1:])[asked].float().mean().item())
+            out["recall_%d" % length] = statistics.mean(right)
+        return out
+
+
+def wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def steps_within(budget, s, choices, texts, device):
+    """How many steps each variant can make when all together may take `budget` seconds."""
+    each = 0.0
+    for variant in choices:
+        run = Run(s, variant, 0, texts, device)
+        run.train(0, 3, 1000)
+        seconds = run.train(3, 9, 1000) / 6
+        each += seconds * (1.0 if variant.dense_from == 1 else 1 - variant.dense_from)
+        print("%-40s %.1f ms a step" % (variant.name, 1e3 * seconds), flush=True)
+    steps = int(budget / (each * len(s.seeds))) // 20 * 20
+    return max(20, steps)
+
+
+def train_all(s, choices, n_steps, texts, device):
+    """Results a variant and seed. A variant that turns dense late goes on from the routed one it shares its start with."""
+    results, kept = [], None
+    for seed in s.seeds:
+        half_way = {}
+        for variant in choices:
+            run = Run(s, variant, seed, texts, device)
+            turn = int(n_steps * 0.9)
+            routed = (variant.block, variant.kconv, variant.n_dense)
+            if variant.dense_from < 1 and routed in half_way:
+                model, optimizer, data, curve, seconds = half_way[routed]
+                run.model.load_state_dict(model)
+                run.optimizer.load_state_dict(optimizer)
+                run.data.set_state(data)
+                run.curve = list(curve)
+            else:
+                seconds = run.train(0, turn, n_steps)
+                half_way[routed] = ({k: v.clone() for k, v in run.model.state_dict().items()},
+                                    copy_state(run.optimizer.state_dict()), run.data.get_state(), list(run.curve), seconds)
+            if variant.dense_from < 1:
+                for layer in run.model.global_layers():
+                    layer.attention.dense = True
+            tail_seconds = run.train(turn, n_steps, n_steps)
+            record = {"variant": variant.name, "seed": seed, "steps": n_steps, "ms_a_step": 1e3 * (seconds + tail_seconds) / n_steps,
+                      **run.measure(), "curve": run.curve}
+            results.append(record)
+            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items() if k != "curve"}), flush=True)
+            if variant.block == s.blocks[-1] and routed[1:] == (0, 0) and variant.dense_from == 1 and seed == s.seeds[0]:
+                kept = run
+    return results, kept
+
+
+def copy_state(state):
+    if torch.is_tensor(state):
+        return state.clone()
+    if isinstance(state, dict):
+        return {k: copy_state(v) for k, v in state.items()}
+    return [copy_state(v) for v in state] if isinstance(state, list) else state
+
+
+# -------------------------------------------------------------------------------------------------- results --
+def table(s, results):
+    probes = ["recall_%d" % n for n in s.probes]
+    names = {"loss": "loss", "tail_loss": "loss, last %d" % s.tail, **{p: "recall at %s" % p[7:] for p in probes},
+             "ms_a_step": "ms a step"}
+    lines = ["| global layers | " + " | ".join(names.values()) + " |", "| --- |" + " --- |" * len(names)]
+    for variant in dict.fromkeys(r["variant"] for r in results):
+        rows = [r for r in results if r["variant"] == variant]
+        cells = []
+        for field in names:
+            values = [r[field] for r in rows]
+            text = ("%.1f %%" % (100 * statistics.mean(values)) if field in probes else
+                    "%.1f" % statistics.mean(values) if field == "ms_a_step" else "%.4f" % statistics.mean(values))
+            if len(values) > 1:
+                spread = (max(values) - min(values)) * (100 if field in probes else 1)
+                text += " (spread %s)" % ("%.1f" % spread if field in probes or field == "ms_a_step" else "%.4f" % spread)
+            cells.append(text)
+        lines.append("| " + " | ".join([variant, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def draw(results, folder):
+    try:
+        import matplotlib
+    except ImportError:
+        print("matplotlib is not installed: no picture of the curves")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2))
+    for i, variant in enumerate(dict.fromkeys(r["variant"] for r in results)):
+        for r in (r for r in results if r["variant"] == variant):
+            steps, text, _, recall = zip(*r["curve"])
+            label = variant if r["seed"] == results[0]["seed"] else None
+            left.plot(steps, smooth(text), color="C%d" % i, lw=1.2, label=label)
+            right.plot(steps, smooth([100 * x for x in recall]), color="C%d" % i, lw=1.2)
+    left.set_ylabel("training loss on text, nats a byte")
+    right.set_ylabel("training recall, %")
+    left.set_ylim(top=min(left.get_ylim()[1], 3.0))
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    figure.tight_layout()
+    for kind in ("png", "svg"):
+        figure.savefig(folder / ("curves." + kind), dpi=110)
+
+
+def smooth(values, keep=0.7):
+    out = []
+    for x in values:
+        out.append(x if not out else keep * out[-1] + (1 - keep) * x)
+    return out
+
+
+@torch.no_grad()
+def dump(run, path):
+    """Queries, keys and values of every global layer on one held-out sequence of probes, as npz of float16."""
+    import numpy
+
+    tokens, _ = probe_batch(run.texts[1], run.s, run.s.length, torch.Generator().manual_seed(9))
+    kept = {}
+
+    def keep(index):
+        def hook(module, args):
+            q, k, v = module.project(*args)
+            kept.update({"%s%d" % (name, index): x[0].half().cpu().numpy() for name, x in zip("qkv", (q, k, v))})
+        return hook
+
+    hooks = [x.attention.register_forward_pre_hook(keep(i)) for i, x in enumerate(run.model.global_layers())]
+    run.logits(tokens[:1, :-1].to(run.device))
+    for hook in hooks:
+        hook.remove()
+    numpy.savez(path, **kept)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--smoke", action="store_true", help="seconds on a CPU: that everything runs, not that anything is learned")
+    size.add_argument("--short", action="store_true", help="one seed, under 10 minutes on an H100 (the default)")
+    size.add_argument("--long", action="store_true", help="three seeds, 1500 steps")
+    parser.add_argument("--out", default="results", type=pathlib.Path, help="folder for tables, curves and dumps")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", help="variants whose name contains this")
+    parser.add_argument("--dump", action="store_true", help="q, k, v of the global layers of the last routed variant")
+    for field in dataclasses.fields(Setting):
+        if field.type in (int, float):
+            parser.add_argument("--" + field.name.replace("_", "-"), type=field.type, help="default %s" % getattr(SHORT, field.name))
+        else:
+            parser.add_argument("--" + field.name.replace("_", "-"), type=lambda x: tuple(int(n) for n in x.split(",")),
+                                help="default %s" % ",".join(map(str, getattr(SHORT, field.name))))
+    args = parser.parse_args()
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Setting) if getattr(args, f.name) is not None}
+    s = dataclasses.replace(SMOKE if args.smoke else LONG if args.long else SHORT, **given)
+    device = torch.device(args.device)
+    choices = [v for v in variants(s) if not args.only or args.only in v.name]
+    if not choices:
+        parser.error("no variant's name contains %r; they are %s" % (args.only, "; ".join(v.name for v in variants(s))))
+    args.out.mkdir(parents=True, exist_ok=True)
+    texts = corpus()
+    n_parameters = sum(p.numel() for p in Model(s, 0, 0, 0).parameters())
+    print("%s; %.1f MB of text, %.1f MB held out; %.2f M parameters" %
+          (s, texts[0].numel() / 1e6, texts[1].numel() / 1e6, n_parameters / 1e6), flush=True)
+
+    n_steps = steps_within(s.budget, s, choices, texts, device) if s.budget else s.steps
+    results, kept = train_all(s, choices, n_steps, texts, device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    about = "%s, torch %s, %d steps of %d x %d bytes, %.2f M parameters" % (name, torch.__version__, n_steps, s.batch, s.length,
+                                                                          n_parameters / 1e6)
+    (args.out / "results.md").write_text(about + "\n\n" + table(s, results) + "\n")
+    (args.out / "results.json").write_text(json.dumps({"about": about, "setting": dataclasses.asdict(s), "results": results}))
+    draw(results, args.out)
+    if args.dump and kept:
+        dump(kept, args.out / "qkv.npz")
+    print("\n%s\n\n%s" % (about, table(s, results)))
+
+
+if __name__ == "__main__":
+    main()
