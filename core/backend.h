@@ -26,6 +26,7 @@ typedef uint64_t mobai_cap_set;
 #define MOBAI_CAP_COOPMAT (1ull << 7)    /* Vulkan cooperative matrix */
 #define MOBAI_CAP_FP16 (1ull << 8)       /* half arithmetic in generated kernels */
 #define MOBAI_CAP_SUBGROUPS (1ull << 9)  /* subgroup shuffles and reductions */
+#define MOBAI_CAP_BDA (1ull << 10)       /* Vulkan buffer device addresses */
 
 /** Device limits and rates that variants reject on and costs are made of. */
 typedef struct mobai_caps {

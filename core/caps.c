@@ -17,6 +17,7 @@ const mobai_cap_name mobai_cap_names[] = {
     {"coopmat", MOBAI_CAP_COOPMAT},
     {"fp16", MOBAI_CAP_FP16},
     {"subgroups", MOBAI_CAP_SUBGROUPS},
+    {"bda", MOBAI_CAP_BDA},
 };
 const size_t mobai_n_cap_names = sizeof mobai_cap_names / sizeof mobai_cap_names[0];
 

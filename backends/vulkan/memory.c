@@ -21,6 +21,9 @@ moba_status mobai_vk_fail(VkResult result, const char *what) {
 
 /* ------------------------------------------------------------------------------------------------ memory -- */
 
+/** Most that one allocation of a sparse buffer takes. */
+enum { PIECE_BYTES = 1 << 30 };
+
 /** Index of a memory type with `flags`; -1: none. */
 static int memory_type(const mobai_device *d, uint32_t allowed, VkMemoryPropertyFlags flags) {
     for (uint32_t i = 0; i < d->memory_types.memoryTypeCount; i++)
@@ -28,35 +31,93 @@ static int memory_type(const mobai_device *d, uint32_t allowed, VkMemoryProperty
     return -1;
 }
 
-moba_status mobai_vk_allocate(mobai_device *d, size_t bytes, bool host, mobai_vk_memory *out) {
-    memset(out, 0, sizeof *out);
-    VkBufferCreateInfo info = {.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO, .size = (bytes + 3) / 4 * 4};
-    info.usage = VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
-    if (!host) info.usage |= VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT;
-    MOBAI_TRY_VK(d->vk.vkCreateBuffer(d->device, &info, NULL, &out->buffer), "vkCreateBuffer");
-    VkMemoryRequirements needs;
-    d->vk.vkGetBufferMemoryRequirements(d->device, out->buffer, &needs);
-    int type = memory_type(d, needs.memoryTypeBits,
-                           host ? VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
-                                : VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT);
+/** One allocation for `out`, which already has its buffer. */
+static VkResult allocate_whole(mobai_device *d, const VkMemoryRequirements *needs, uint32_t type, bool host,
+                               mobai_vk_memory *out) {
     VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO,
                                        .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
     VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
-                                     .pNext = host ? NULL : &flags,
-                                     .allocationSize = needs.size,
-                                     .memoryTypeIndex = (uint32_t)type};
-    VkResult result =
-        type < 0 ? VK_ERROR_OUT_OF_DEVICE_MEMORY : d->vk.vkAllocateMemory(d->device, &allocate, NULL, &out->memory);
+                                     .pNext = d->bda && !host ? &flags : NULL,
+                                     .allocationSize = needs->size,
+                                     .memoryTypeIndex = type};
+    VkResult result = d->vk.vkAllocateMemory(d->device, &allocate, NULL, &out->memory);
     if (result == VK_SUCCESS) result = d->vk.vkBindBufferMemory(d->device, out->buffer, out->memory, 0);
     if (result == VK_SUCCESS && host)
         result = d->vk.vkMapMemory(d->device, out->memory, 0, VK_WHOLE_SIZE, 0, &out->mapped);
+    return result;
+}
+
+/** Several allocations for the sparse buffer of `out`, bound one behind the other. Caller holds the lock. */
+static VkResult allocate_pieces(mobai_device *d, const VkMemoryRequirements *needs, uint32_t type,
+                                mobai_vk_memory *out) {
+    VkDeviceSize piece = d->max_alloc_bytes < PIECE_BYTES ? d->max_alloc_bytes : PIECE_BYTES;
+    piece = piece / needs->alignment * needs->alignment;
+    uint32_t n = (uint32_t)((needs->size + piece - 1) / piece);
+    VkSparseMemoryBind *binds = calloc(n, sizeof *binds);
+    out->more = calloc(n, sizeof *out->more);
+    VkResult result = binds && out->more ? VK_SUCCESS : VK_ERROR_OUT_OF_HOST_MEMORY;
+    VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO,
+                                       .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
+    for (uint32_t i = 0; i < n && result == VK_SUCCESS; i++) {
+        VkDeviceSize at = i * piece, bytes = needs->size - at < piece ? needs->size - at : piece;
+        VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
+                                         .pNext = d->bda ? &flags : NULL,
+                                         .allocationSize = bytes,
+                                         .memoryTypeIndex = type};
+        result = d->vk.vkAllocateMemory(d->device, &allocate, NULL, &out->more[i]);
+        if (result != VK_SUCCESS) break;
+        out->n_more = i + 1;
+        binds[i] = (VkSparseMemoryBind){.resourceOffset = at, .size = bytes, .memory = out->more[i]};
+    }
+    VkFence fence = VK_NULL_HANDLE;
+    VkFenceCreateInfo fence_info = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
+    if (result == VK_SUCCESS) result = d->vk.vkCreateFence(d->device, &fence_info, NULL, &fence);
+    VkSparseBufferMemoryBindInfo buffer = {out->buffer, n, binds};
+    VkBindSparseInfo info = {
+        .sType = VK_STRUCTURE_TYPE_BIND_SPARSE_INFO, .bufferBindCount = 1, .pBufferBinds = &buffer};
+    if (result == VK_SUCCESS) result = d->vk.vkQueueBindSparse(d->queue, 1, &info, fence);
+    if (result == VK_SUCCESS) result = d->vk.vkWaitForFences(d->device, 1, &fence, VK_TRUE, UINT64_MAX);
+    if (fence) d->vk.vkDestroyFence(d->device, fence, NULL);
+    free(binds);
+    return result;
+}
+
+moba_status mobai_vk_allocate(mobai_device *d, size_t bytes, bool host, mobai_vk_memory *out) {
+    memset(out, 0, sizeof *out);
+    bool sparse = bytes > d->max_alloc_bytes;
+    VkBufferCreateInfo info = {.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
+                               .flags = sparse ? VK_BUFFER_CREATE_SPARSE_BINDING_BIT : 0,
+                               .size = (bytes + 3) / 4 * 4,
+                               .usage = VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT};
+    if (!host) info.usage |= VK_BUFFER_USAGE_STORAGE_BUFFER_BIT;
+    if (!host && d->bda) info.usage |= VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT;
+    VkResult result = d->vk.vkCreateBuffer(d->device, &info, NULL, &out->buffer);
+    if (result == VK_SUCCESS) {
+        VkMemoryRequirements needs;
+        d->vk.vkGetBufferMemoryRequirements(d->device, out->buffer, &needs);
+        /* Cached memory first: reading back from uncached memory is slow. Every device has a coherent type. */
+        const VkMemoryPropertyFlags coherent =
+            VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+        int type =
+            memory_type(d, needs.memoryTypeBits,
+                        host ? coherent | VK_MEMORY_PROPERTY_HOST_CACHED_BIT : VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT);
+        if (type < 0 && host) type = memory_type(d, needs.memoryTypeBits, coherent);
+        if (type < 0)
+            result = VK_ERROR_OUT_OF_DEVICE_MEMORY;
+        else if (sparse)
+            result = allocate_pieces(d, &needs, (uint32_t)type, out);
+        else
+            result = allocate_whole(d, &needs, (uint32_t)type, host, out);
+    } else {
+        out->buffer = VK_NULL_HANDLE;
+    }
     if (result != VK_SUCCESS) {
         mobai_vk_free(d, out);
         if (result == VK_ERROR_DEVICE_LOST) return mobai_vk_fail(result, "vkAllocateMemory");
         return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer of %zu bytes on %s (VkResult %d)", bytes,
                           d->name, (int)result);
     }
-    if (!host) {
+    if (!host && d->bda) {
         VkBufferDeviceAddressInfo at = {.sType = VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, .buffer = out->buffer};
         out->address = d->vk.vkGetBufferDeviceAddress(d->device, &at);
     }
@@ -66,6 +127,9 @@ moba_status mobai_vk_allocate(mobai_device *d, size_t bytes, bool host, mobai_vk
 void mobai_vk_free(mobai_device *d, mobai_vk_memory *m) {
     if (m->buffer) d->vk.vkDestroyBuffer(d->device, m->buffer, NULL);
     if (m->memory) d->vk.vkFreeMemory(d->device, m->memory, NULL);
+    for (uint32_t i = 0; i < m->n_more; i++)
+        d->vk.vkFreeMemory(d->device, m->more[i], NULL);
+    free(m->more);
     memset(m, 0, sizeof *m);
 }
 
@@ -76,21 +140,28 @@ static VkBuffer vk_buffer(moba_buffer b) {
 }
 
 moba_status mobai_vk_buffer_create(mobai_device *d, size_t bytes, moba_buffer *out) {
-    if (bytes > d->max_alloc_bytes)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "a buffer of %zu bytes was asked for; %s allows %llu at once",
+    if (bytes > d->max_alloc_bytes && !d->sparse)
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY,
+                          "a buffer of %zu bytes was asked for; %s allows %llu in one allocation and has no sparse "
+                          "buffers made of several",
                           bytes, d->name, (unsigned long long)d->max_alloc_bytes);
+    if (bytes > d->memory_bytes)
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "a buffer of %zu bytes was asked for; %s has %llu bytes of memory",
+                          bytes, d->name, (unsigned long long)d->memory_bytes);
     mobai_vk_owned *owned = calloc(1, sizeof *owned);
     if (!owned)
         return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer's record of %zu bytes", sizeof *owned);
+    pthread_mutex_lock(&d->lock); /* binding a sparse buffer uses the queue */
     moba_status status = mobai_vk_allocate(d, bytes, false, &owned->memory);
+    if (status == MOBA_OK) {
+        owned->next = d->owned;
+        d->owned = owned;
+    }
+    pthread_mutex_unlock(&d->lock);
     if (status != MOBA_OK) {
         free(owned);
         return status;
     }
-    pthread_mutex_lock(&d->lock);
-    owned->next = d->owned;
-    d->owned = owned;
-    pthread_mutex_unlock(&d->lock);
     out->offset = 0;
     memcpy(&out->handle, &owned->memory.buffer, sizeof out->handle);
     return MOBA_OK;
@@ -138,6 +209,7 @@ void mobai_vk_free_stream(mobai_device *d, mobai_vk_stream *s) {
     for (int i = 0; i < MOBAI_VK_RING; i++) {
         if (s->in_flight[i]) d->vk.vkWaitForFences(d->device, 1, &s->fences[i], VK_TRUE, UINT64_MAX);
         if (s->fences[i]) d->vk.vkDestroyFence(d->device, s->fences[i], NULL);
+        mobai_vk_free_sets(d, &s->sets[i]);
     }
     if (s->pool) d->vk.vkDestroyCommandPool(d->device, s->pool, NULL);
     free(s);
@@ -178,6 +250,7 @@ moba_status mobai_vk_commands(mobai_device *d, moba_stream native, mobai_vk_stre
     *out = s->commands[s->current];
     if (s->recording) return MOBA_OK;
     MOBAI_TRY(wait_slot(d, s, s->current));
+    mobai_vk_reset_sets(d, &s->sets[s->current]);
     VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                                       .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
     MOBAI_TRY_VK(d->vk.vkBeginCommandBuffer(*out, &begin), "vkBeginCommandBuffer");
@@ -241,6 +314,13 @@ moba_status mobai_vk_stream_synchronize(mobai_device *d, moba_stream stream) {
     return status;
 }
 
+bool mobai_vk_stream_capturing(mobai_device *d, moba_stream stream) {
+    pthread_mutex_lock(&d->lock);
+    bool caller = !find_stream(d, stream);
+    pthread_mutex_unlock(&d->lock);
+    return caller;
+}
+
 /* --------------------------------------------------------------------------------------------- transfers -- */
 
 static moba_status transfer(mobai_device *d, moba_stream stream, moba_buffer buffer, const void *from, void *to,
@@ -290,19 +370,32 @@ moba_status mobai_vk_buffer_read(mobai_device *d, moba_stream stream, moba_buffe
     return locked_transfer(d, stream, buffer, NULL, data, bytes);
 }
 
+/** vkCmdFillBuffer takes multiples of 4 bytes; what sticks out at either end is written from the host. */
+static moba_status fill_ends(mobai_device *d, moba_stream stream, moba_buffer *buffer, uint8_t value, size_t *bytes) {
+    const uint8_t values[3] = {value, value, value};
+    size_t head = (4 - buffer->offset % 4) % 4;
+    if (head > *bytes) head = *bytes;
+    MOBAI_TRY(transfer(d, stream, *buffer, values, NULL, head));
+    buffer->offset += head;
+    *bytes -= head;
+    size_t tail = *bytes % 4;
+    *bytes -= tail;
+    return transfer(d, stream, (moba_buffer){buffer->handle, buffer->offset + *bytes}, values, NULL, tail);
+}
+
 moba_status mobai_vk_buffer_fill(mobai_device *d, moba_stream stream, moba_buffer buffer, uint8_t value, size_t bytes) {
-    if (buffer.offset % 4 || bytes % 4)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "fill of %zu bytes at offset %llu; Vulkan needs multiples of 4",
-                          bytes, (unsigned long long)buffer.offset);
-    mobai_vk_stream *s;
+    mobai_vk_stream *s = NULL;
     VkCommandBuffer commands;
     pthread_mutex_lock(&d->lock);
-    moba_status status = mobai_vk_commands(d, stream, &s, &commands);
-    if (status == MOBA_OK) {
-        mobai_vk_barrier(d, commands);
-        d->vk.vkCmdFillBuffer(commands, vk_buffer(buffer), buffer.offset, bytes, value * 0x01010101u);
-        mobai_vk_barrier(d, commands);
-        if (s) status = mobai_vk_submit(d, s, false);
+    moba_status status = fill_ends(d, stream, &buffer, value, &bytes);
+    if (status == MOBA_OK && bytes > 0) {
+        status = mobai_vk_commands(d, stream, &s, &commands);
+        if (status == MOBA_OK) {
+            mobai_vk_barrier(d, commands);
+            d->vk.vkCmdFillBuffer(commands, vk_buffer(buffer), buffer.offset, bytes, value * 0x01010101u);
+            mobai_vk_barrier(d, commands);
+            if (s) status = mobai_vk_submit(d, s, false);
+        }
     }
     pthread_mutex_unlock(&d->lock);
     return status;
@@ -329,6 +422,7 @@ moba_status mobai_vk_buffer_copy(mobai_device *d, moba_stream stream, moba_buffe
 typedef struct recorded {
     VkQueryPool pool;
     bool done;
+    bool callers; /* in a command buffer of the caller */
 } recorded;
 
 moba_status mobai_vk_event_create(mobai_device *d, moba_event *out) {
@@ -363,6 +457,7 @@ moba_status mobai_vk_event_record(mobai_device *d, moba_stream stream, moba_even
         d->vk.vkCmdResetQueryPool(commands, e->pool, 0, 1);
         d->vk.vkCmdWriteTimestamp(commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, e->pool, 0);
         e->done = true;
+        e->callers = !s;
         if (s) status = mobai_vk_submit(d, s, false);
     }
     pthread_mutex_unlock(&d->lock);
@@ -372,9 +467,12 @@ moba_status mobai_vk_event_record(mobai_device *d, moba_stream stream, moba_even
 static moba_status event_time(mobai_device *d, moba_event event, uint64_t *ticks) {
     recorded *e = event.native;
     if (!e || !e->done) return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "the event was never recorded");
-    MOBAI_TRY_VK(d->vk.vkGetQueryPoolResults(d->device, e->pool, 0, 1, sizeof *ticks, ticks, sizeof *ticks,
-                                             VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT),
-                 "vkGetQueryPoolResults");
+    VkQueryResultFlags flags = VK_QUERY_RESULT_64_BIT | (e->callers ? 0 : VK_QUERY_RESULT_WAIT_BIT);
+    VkResult result = d->vk.vkGetQueryPoolResults(d->device, e->pool, 0, 1, sizeof *ticks, ticks, sizeof *ticks, flags);
+    if (result == VK_NOT_READY)
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT,
+                          "the event is not reached: submit the command buffer it was recorded into, and wait for it");
+    if (result != VK_SUCCESS) return mobai_vk_fail(result, "vkGetQueryPoolResults");
     return MOBA_OK;
 }
 
@@ -382,6 +480,7 @@ moba_status mobai_vk_event_elapsed(mobai_device *d, moba_event begin, moba_event
     uint64_t from = 0, to = 0;
     MOBAI_TRY(event_time(d, begin, &from));
     MOBAI_TRY(event_time(d, end, &to));
-    *ms = ((double)to - (double)from) * d->timestamp_ns * 1e-6;
+    uint64_t forth = (to - from) & d->timestamp_mask, back = (from - to) & d->timestamp_mask;
+    *ms = (forth <= back ? (double)forth : -(double)back) * d->timestamp_ns * 1e-6;
     return MOBA_OK;
 }

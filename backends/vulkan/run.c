@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Pipelines and launches. Every kernel takes its parameters as push constants or, past 128 bytes, through the address
- * of a block that is written by the command buffer itself, so a recorded run needs nothing of the host any more.
+ * Pipelines and launches. Every kernel takes its parameters as push constants or, past 128 bytes, from a block that is
+ * written by the command buffer itself, so a recorded run needs nothing of the host any more.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
@@ -14,23 +14,35 @@
 #include "core/env.h"
 #include "core/status.h"
 
+static mobai_vk_pipeline *pipeline_of(mobai_device *d, size_t instance, bool bound) {
+    return &d->pipelines[instance + (bound ? mobai_n_simt_instances : 0)];
+}
+
 /** Caller holds the lock. */
-static moba_status build(mobai_device *d, size_t instance) {
-    if (d->pipelines[instance]) return MOBA_OK;
-    VkShaderModuleCreateInfo module_info = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
-                                            .codeSize = mobai_simt_spirv[instance].bytes,
-                                            .pCode = mobai_simt_spirv[instance].words};
+static moba_status build(mobai_device *d, size_t instance, bool bound) {
+    mobai_vk_pipeline *out = pipeline_of(d, instance, bound);
+    if (out->pipeline) return MOBA_OK;
+    if (bound && !out->layout) MOBAI_TRY(mobai_vk_bound_layout(d, &mobai_simt_instances[instance], out));
+    const mobai_simt_words *code = bound ? &mobai_simt_spirv_bound[instance] : &mobai_simt_spirv[instance];
+    VkShaderModuleCreateInfo module_info = {
+        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = code->bytes, .pCode = code->words};
     VkShaderModule module;
     MOBAI_TRY_VK(d->vk.vkCreateShaderModule(d->device, &module_info, NULL, &module), "vkCreateShaderModule");
-    VkComputePipelineCreateInfo info = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO, .layout = d->layout};
+    VkComputePipelineCreateInfo info = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+                                        .layout = bound ? out->layout : d->layout};
     info.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
     info.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
     info.stage.module = module;
     info.stage.pName = "main";
-    VkResult result = d->vk.vkCreateComputePipelines(d->device, d->cache, 1, &info, NULL, &d->pipelines[instance]);
+    /* WINDOWS and WINDOW_SHIFT of the prelude */
+    const uint32_t constants[2] = {out->n_windows, d->window_shift};
+    const VkSpecializationMapEntry entries[2] = {{0, 0, sizeof(uint32_t)}, {1, sizeof(uint32_t), sizeof(uint32_t)}};
+    VkSpecializationInfo specialization = {2, entries, sizeof constants, constants};
+    if (bound) info.stage.pSpecializationInfo = &specialization;
+    VkResult result = d->vk.vkCreateComputePipelines(d->device, d->cache, 1, &info, NULL, &out->pipeline);
     d->vk.vkDestroyShaderModule(d->device, module, NULL);
     if (result != VK_SUCCESS) {
-        d->pipelines[instance] = VK_NULL_HANDLE;
+        out->pipeline = VK_NULL_HANDLE;
         return mobai_vk_fail(result, mobai_simt_instances[instance].name);
     }
     return MOBA_OK;
@@ -38,11 +50,11 @@ static moba_status build(mobai_device *d, size_t instance) {
 
 moba_status mobai_vk_prepare(mobai_device *d, const mobai_variant *variant, const moba_problem *problem) {
     (void)problem;
-    const mobai_simt_program *program = variant->code;
+    const mobai_vk_code *code = variant->code;
     moba_status status = MOBA_OK;
     pthread_mutex_lock(&d->lock);
-    for (int32_t i = 0; i < program->n_steps && status == MOBA_OK; i++)
-        status = build(d, program->steps[i]);
+    for (int32_t i = 0; i < code->program->n_steps && status == MOBA_OK; i++)
+        status = build(d, code->program->steps[i], code->bound);
     pthread_mutex_unlock(&d->lock);
     return status;
 }
@@ -54,32 +66,49 @@ static uint64_t address(mobai_device *d, moba_buffer b) {
     return d->vk.vkGetBufferDeviceAddress(d->device, &info) + b.offset;
 }
 
-/** Records one kernel behind a barrier. Caller holds the lock. */
-static moba_status record(mobai_device *d, VkCommandBuffer commands, size_t index, const mobai_launch *launch) {
-    const mobai_simt_instance *instance = &mobai_simt_instances[index];
+/** One step of a program about to be recorded. */
+typedef struct step {
+    size_t index; /* of its instance */
+    bool bound;
+    mobai_vk_sets *sets;
+} step;
+
+static moba_status check_groups(const mobai_device *d, const char *name, const mobai_launch *launch) {
     for (int x = 0; x < 3; x++)
         if (launch->groups[x] > (int64_t)d->max_groups[x])
-            return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%s needs %lld work-groups in dimension %d; %s allows %u",
-                              instance->name, (long long)launch->groups[x], x, d->name, (unsigned)d->max_groups[x]);
-    uint64_t addresses[MOBAI_MAX_KERNEL_PARAMS], block[MOBAI_MAX_KERNEL_PARAMS];
+            return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%s needs %lld work-groups in dimension %d; %s allows %u", name,
+                              (long long)launch->groups[x], x, d->name, (unsigned)d->max_groups[x]);
+    return MOBA_OK;
+}
+
+/** Records one kernel behind a barrier. Caller holds the lock. */
+static moba_status record(mobai_device *d, VkCommandBuffer commands, const step *s, const mobai_launch *launch,
+                          const mobai_stage_args *args) {
+    const mobai_simt_instance *instance = &mobai_simt_instances[s->index];
+    const mobai_vk_pipeline *pipeline = pipeline_of(d, s->index, s->bound);
+    MOBAI_TRY(check_groups(d, instance->name, launch));
+    uint64_t addresses[MOBAI_MAX_KERNEL_PARAMS], block[MOBAI_MAX_KERNEL_PARAMS], params = 0;
     for (int32_t i = 0; i < launch->n_buffers; i++)
-        addresses[i] = address(d, launch->buffers[i]);
+        addresses[i] = s->bound ? mobai_vk_bound_distance(launch->buffers[i]) : address(d, launch->buffers[i]);
     mobai_simt_fill_block(instance, launch, addresses, block);
-    uint32_t bytes = (uint32_t)instance->kernel->block_bytes;
+    const uint32_t bytes = (uint32_t)instance->kernel->block_bytes;
+    const bool pushed = bytes <= MOBAI_VK_PUSH_BYTES;
     mobai_vk_barrier(d, commands);
-    const void *pushed = block;
-    uint64_t at;
-    if (bytes > 128) {
+    if (!pushed) {
         if (d->params_used + bytes > MOBAI_VK_PARAMS_BYTES) d->params_used = 0;
-        d->vk.vkCmdUpdateBuffer(commands, d->params.buffer, d->params_used, bytes, block);
+        params = d->params_used;
+        d->params_used += (bytes + MOBAI_VK_BIND_ALIGNMENT - 1) / MOBAI_VK_BIND_ALIGNMENT * MOBAI_VK_BIND_ALIGNMENT;
+        d->vk.vkCmdUpdateBuffer(commands, d->params.buffer, params, bytes, block);
         mobai_vk_barrier(d, commands);
-        at = d->params.address + d->params_used;
-        d->params_used += (bytes + 15) / 16 * 16;
-        pushed = &at;
-        bytes = sizeof at;
     }
-    d->vk.vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, d->pipelines[index]);
-    d->vk.vkCmdPushConstants(commands, d->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, bytes, pushed);
+    VkPipelineLayout layout = s->bound ? pipeline->layout : d->layout;
+    const uint64_t at = d->params.address + params;
+    d->vk.vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->pipeline);
+    if (s->bound) MOBAI_TRY(mobai_vk_bind(d, commands, s->sets, instance, pipeline, launch, args, params));
+    if (pushed)
+        d->vk.vkCmdPushConstants(commands, layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, bytes, block);
+    else if (!s->bound)
+        d->vk.vkCmdPushConstants(commands, layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, sizeof at, &at);
     d->vk.vkCmdDispatch(commands, (uint32_t)launch->groups[0], (uint32_t)launch->groups[1],
                         (uint32_t)launch->groups[2]);
     return MOBA_OK;
@@ -87,16 +116,17 @@ static moba_status record(mobai_device *d, VkCommandBuffer commands, size_t inde
 
 moba_status mobai_vk_launch(mobai_device *d, moba_stream native, const mobai_variant *variant,
                             const mobai_stage_args *args) {
-    const mobai_simt_program *program = variant->code;
+    const mobai_vk_code *code = variant->code;
     mobai_vk_stream *stream;
     VkCommandBuffer commands;
     pthread_mutex_lock(&d->lock);
     moba_status status = mobai_vk_commands(d, native, &stream, &commands);
-    for (int32_t i = 0; i < program->n_steps && status == MOBA_OK; i++) {
+    for (int32_t i = 0; i < code->program->n_steps && status == MOBA_OK; i++) {
+        step s = {code->program->steps[i], code->bound, stream ? &stream->sets[stream->current] : &d->caller_sets};
         mobai_launch launch;
-        mobai_simt_pack(&mobai_simt_instances[program->steps[i]], args, &launch);
+        mobai_simt_pack(&mobai_simt_instances[s.index], args, &launch);
         if (launch.groups[0] <= 0 || launch.groups[1] <= 0 || launch.groups[2] <= 0) continue;
-        status = record(d, commands, program->steps[i], &launch);
+        status = record(d, commands, &s, &launch, args);
     }
     pthread_mutex_unlock(&d->lock);
     return status;

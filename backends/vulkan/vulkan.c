@@ -9,9 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "codegen/host/simt_row.h"
+#include "core/context.h"
 #include "core/status.h"
 #include "moba/moba_vulkan.h"
+#include "simt_table.h"
 
 enum { MAX_DEVICES = 16 };
 
@@ -66,40 +67,56 @@ static void read_properties(const instance_functions *f, VkPhysicalDevice physic
     f->vkGetPhysicalDeviceProperties2(physical, &p->core);
 }
 
+typedef struct features {
+    VkPhysicalDeviceFeatures2 core;
+    VkPhysicalDeviceVulkan11Features v11;
+    VkPhysicalDeviceVulkan12Features v12;
+} features;
+
+static void chain_features(features *x) {
+    memset(x, 0, sizeof *x);
+    x->core.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2;
+    x->v11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES;
+    x->v12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES;
+    x->core.pNext = &x->v11;
+    x->v11.pNext = &x->v12;
+}
+
+static void read_features(const instance_functions *f, VkPhysicalDevice physical, features *x) {
+    chain_features(x);
+    f->vkGetPhysicalDeviceFeatures2(physical, &x->core);
+}
+
+enum { MAX_FAMILIES = 16 };
+
 /** Family with compute, one without graphics first; -1: none. */
-static int32_t compute_family(const instance_functions *f, VkPhysicalDevice physical, uint32_t *timestamp_bits) {
-    VkQueueFamilyProperties families[16];
-    uint32_t n = 16;
+static int32_t compute_family(const instance_functions *f, VkPhysicalDevice physical) {
+    VkQueueFamilyProperties families[MAX_FAMILIES];
+    uint32_t n = MAX_FAMILIES;
     int32_t best = -1;
     f->vkGetPhysicalDeviceQueueFamilyProperties(physical, &n, families);
     for (uint32_t i = 0; i < n; i++) {
         if (!(families[i].queueFlags & VK_QUEUE_COMPUTE_BIT)) continue;
         bool only = !(families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT);
-        if (best >= 0 && !only) continue;
-        best = (int32_t)i;
-        *timestamp_bits = families[i].timestampValidBits;
+        if (best < 0 || only) best = (int32_t)i;
         if (only) break;
     }
     return best;
 }
 
-/** NULL, or why the generated kernels cannot run there. */
-static const char *physical_reject(const instance_functions *f, VkPhysicalDevice physical) {
+/** NULL, or why the generated kernels cannot run there. `bda`: whether buffer addresses may be used. */
+static const char *physical_reject(const instance_functions *f, VkPhysicalDevice physical, bool bda) {
     properties p;
+    features x;
     read_properties(f, physical, &p);
     if (p.core.properties.apiVersion < VK_API_VERSION_1_2) return "it is older than Vulkan 1.2";
-    VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES};
-    VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
-                                            .pNext = &v12};
-    VkPhysicalDeviceFeatures2 core = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
-    f->vkGetPhysicalDeviceFeatures2(physical, &core);
-    uint32_t bits;
-    if (!core.features.shaderInt64) return "it lacks shaderInt64";
-    if (!core.features.shaderInt16) return "it lacks shaderInt16";
-    if (!v11.storageBuffer16BitAccess) return "it lacks storageBuffer16BitAccess";
-    if (!v12.bufferDeviceAddress) return "it lacks bufferDeviceAddress";
-    if (compute_family(f, physical, &bits) < 0) return "it has no compute queue";
-    return NULL;
+    read_features(f, physical, &x);
+    if (!x.core.features.shaderInt64) return "it lacks shaderInt64";
+    if (!x.core.features.shaderInt16) return "it lacks shaderInt16";
+    if (!x.v11.storageBuffer16BitAccess) return "it lacks storageBuffer16BitAccess";
+    if (compute_family(f, physical) < 0) return "it has no compute queue";
+    if (bda && x.v12.bufferDeviceAddress) return NULL;
+    return mobai_vk_bound_reject(&p.core.properties.limits, &x.core.features);
 }
 
 static bool make_instance(void) {
@@ -139,7 +156,7 @@ static void probe_devices(void) {
     if (result != VK_SUCCESS && result != VK_INCOMPLETE) n = 0;
     snprintf(probe_reason, sizeof probe_reason, "no Vulkan device was found");
     for (uint32_t i = 0; i < n; i++) {
-        const char *why = physical_reject(&own, found[i]);
+        const char *why = physical_reject(&own, found[i], true);
         if (!why) {
             devices[n_devices++] = found[i];
             continue;
@@ -159,10 +176,26 @@ static int32_t vk_probe(char *reason, size_t capacity) {
 
 /* -------------------------------------------------------------------------------------------- properties -- */
 
-static void fill_properties(const instance_functions *f, mobai_device *d) {
+/** Everything that follows from d->physical, d->queue_family and d->adopted. `bda`: buffer addresses may be used. */
+static void fill_properties(const instance_functions *f, mobai_device *d, bool bda) {
     properties p;
+    features x;
     read_properties(f, d->physical, &p);
+    read_features(f, d->physical, &x);
     const VkPhysicalDeviceLimits *limits = &p.core.properties.limits;
+    VkQueueFamilyProperties families[MAX_FAMILIES];
+    uint32_t n_families = MAX_FAMILIES;
+    f->vkGetPhysicalDeviceQueueFamilyProperties(d->physical, &n_families, families);
+    const VkQueueFamilyProperties *family = &families[d->queue_family];
+    d->bda = bda && x.v12.bufferDeviceAddress;
+    d->no_bound = mobai_vk_bound_reject(limits, &x.core.features);
+    d->max_bindings = mobai_vk_max_bindings(limits);
+    for (d->window_shift = 0; d->window_shift < 31 && limits->maxStorageBufferRange >> (d->window_shift + 1);)
+        d->window_shift++;
+    /* What an adopted device has enabled cannot be asked. */
+    d->sparse = !d->adopted && x.core.features.sparseBinding && (family->queueFlags & VK_QUEUE_SPARSE_BINDING_BIT);
+    d->timestamp_ns = family->timestampValidBits ? (double)limits->timestampPeriod : 0.0;
+    d->timestamp_mask = family->timestampValidBits < 64 ? ((uint64_t)1 << family->timestampValidBits) - 1 : UINT64_MAX;
     f->vkGetPhysicalDeviceMemoryProperties(d->physical, &d->memory_types);
     snprintf(d->name, sizeof d->name, "%.127s", p.core.properties.deviceName);
     snprintf(d->driver, sizeof d->driver, "%.50s %.60s", p.v12.driverName, p.v12.driverInfo);
@@ -175,6 +208,7 @@ static void fill_properties(const instance_functions *f, mobai_device *d) {
         p.v11.maxMemoryAllocationSize < d->memory_bytes ? p.v11.maxMemoryAllocationSize : d->memory_bytes;
     memcpy(d->max_groups, limits->maxComputeWorkGroupCount, sizeof d->max_groups);
     mobai_caps *c = &d->caps;
+    c->set = d->bda ? MOBAI_CAP_BDA : 0;
     c->n_compute_units = 0;
     c->subgroup_size = (int32_t)p.v11.subgroupSize;
     c->max_workgroup_size = (int32_t)(limits->maxComputeWorkGroupSize[0] < limits->maxComputeWorkGroupInvocations
@@ -187,10 +221,10 @@ static void fill_properties(const instance_functions *f, mobai_device *d) {
     c->matrix_gflops = discrete ? 200e3 : d->software ? 50.0 : 20e3;
     c->copy_gbytes = discrete ? 1000.0 : 50.0;
     uint64_t limit = d->memory_bytes / 4;
-    c->default_workspace_limit = (size_t)(limit < d->max_alloc_bytes ? limit : d->max_alloc_bytes);
-    uint32_t bits = 0;
-    compute_family(f, d->physical, &bits);
-    d->timestamp_ns = bits ? (double)limits->timestampPeriod : 0.0;
+    if (limit > d->max_alloc_bytes) limit = d->max_alloc_bytes;
+    uint64_t reach = (uint64_t)mobai_vk_bound_windows(limits) << d->window_shift;
+    if (!d->bda && limit > reach) limit = reach;
+    c->default_workspace_limit = (size_t)limit;
 }
 
 static void fill_description(const mobai_device *d, moba_device_description *out) {
@@ -217,7 +251,8 @@ static moba_status vk_describe(int32_t index, moba_device_description *out) {
     mobai_device d;
     memset(&d, 0, sizeof d);
     d.physical = devices[index];
-    fill_properties(&own, &d);
+    d.queue_family = (uint32_t)compute_family(&own, d.physical);
+    fill_properties(&own, &d, true);
     fill_description(&d, out);
     return MOBA_OK;
 }
@@ -239,12 +274,18 @@ static void vk_close(mobai_device *d) {
     }
     if (d->device && d->vk.vkDestroyDevice) {
         mobai_vk_store_cache(d);
-        for (size_t i = 0; d->pipelines && i < mobai_n_simt_instances; i++)
-            if (d->pipelines[i]) d->vk.vkDestroyPipeline(d->device, d->pipelines[i], NULL);
+        for (size_t i = 0; d->pipelines && i < 2 * mobai_n_simt_instances; i++) {
+            const mobai_vk_pipeline *x = &d->pipelines[i];
+            if (x->pipeline) d->vk.vkDestroyPipeline(d->device, x->pipeline, NULL);
+            if (x->layout) d->vk.vkDestroyPipelineLayout(d->device, x->layout, NULL);
+            if (x->set_layout) d->vk.vkDestroyDescriptorSetLayout(d->device, x->set_layout, NULL);
+        }
+        mobai_vk_free_sets(d, &d->caller_sets);
         if (d->cache) d->vk.vkDestroyPipelineCache(d->device, d->cache, NULL);
         if (d->layout) d->vk.vkDestroyPipelineLayout(d->device, d->layout, NULL);
         mobai_vk_free(d, &d->params);
         mobai_vk_free(d, &d->staging);
+        mobai_vk_free(d, &d->unused);
         if (!d->adopted) d->vk.vkDestroyDevice(d->device, NULL);
     }
     free(d->pipelines);
@@ -253,46 +294,55 @@ static void vk_close(mobai_device *d) {
 }
 
 static moba_status create_device(mobai_device *d) {
-    uint32_t bits;
-    d->queue_family = (uint32_t)compute_family(&own, d->physical, &bits);
     float priority = 1.0f;
     VkDeviceQueueCreateInfo queue = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
                                      .queueFamilyIndex = d->queue_family,
                                      .queueCount = 1,
                                      .pQueuePriorities = &priority};
-    VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
-                                            .bufferDeviceAddress = VK_TRUE};
-    VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
-                                            .pNext = &v12,
-                                            .storageBuffer16BitAccess = VK_TRUE};
-    VkPhysicalDeviceFeatures2 core = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
-    core.features.shaderInt64 = core.features.shaderInt16 = VK_TRUE;
+    features x;
+    chain_features(&x);
+    x.core.features.shaderInt64 = x.core.features.shaderInt16 = VK_TRUE;
+    x.v11.storageBuffer16BitAccess = VK_TRUE;
+    x.v12.bufferDeviceAddress = d->bda;
+    x.core.features.shaderStorageBufferArrayDynamicIndexing = !d->no_bound;
+    x.core.features.sparseBinding = d->sparse;
     VkDeviceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
-                               .pNext = &core,
+                               .pNext = &x.core,
                                .queueCreateInfoCount = 1,
                                .pQueueCreateInfos = &queue};
     MOBAI_TRY_VK(own.vkCreateDevice(d->physical, &info, NULL, &d->device), "vkCreateDevice");
     return MOBA_OK;
 }
 
-static moba_status adopt(mobai_device *d, const moba_vulkan_handles *native, instance_functions *f) {
-    if (native->struct_size < sizeof *native)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT,
-                          "moba_vulkan_handles.struct_size is %zu; it must be at least %zu", native->struct_size,
-                          sizeof *native);
-    if (!native->instance || !native->physical_device || !native->device || !native->queue)
-        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "a handle of moba_vulkan_handles is NULL");
+static moba_status adopt(mobai_device *d, const void *handles, instance_functions *f) {
+    moba_vulkan_handles native;
+    MOBAI_TRY(mobai_copy_struct(&native, sizeof native, handles, "moba_vulkan_handles"));
+    if (!native.instance || !native.physical_device || !native.device || !native.queue)
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT, "moba_vulkan_handles.%s is NULL",
+                          !native.instance          ? "instance"
+                          : !native.physical_device ? "physical_device"
+                          : !native.device          ? "device"
+                                                    : "queue");
     pthread_once(&load_once, load_library);
     if (!get_instance_proc) return mobai_fail(MOBA_ERROR_BACKEND_UNAVAILABLE, "libvulkan.so.1 cannot be opened");
-    if (!load_instance(native->instance, f))
+    if (!load_instance(native.instance, f))
         return mobai_fail(MOBA_ERROR_UNSUPPORTED, "the VkInstance lacks a function of Vulkan 1.2");
-    const char *why = physical_reject(f, native->physical_device);
-    if (why) return mobai_fail(MOBA_ERROR_UNSUPPORTED, "the VkPhysicalDevice cannot be used: %s", why);
     d->adopted = true;
-    d->physical = native->physical_device;
-    d->device = native->device;
-    d->queue = native->queue;
-    d->queue_family = native->queue_family;
+    d->physical = native.physical_device;
+    VkQueueFamilyProperties families[MAX_FAMILIES];
+    uint32_t n = MAX_FAMILIES;
+    f->vkGetPhysicalDeviceQueueFamilyProperties(d->physical, &n, families);
+    if (native.queue_family >= n || !(families[native.queue_family].queueFlags & VK_QUEUE_COMPUTE_BIT))
+        return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT,
+                          "moba_vulkan_handles.queue_family is %u; it must be one of the device's %u families with "
+                          "compute",
+                          (unsigned)native.queue_family, (unsigned)n);
+    const char *why = physical_reject(f, d->physical, !native.without_buffer_device_address);
+    if (why) return mobai_fail(MOBA_ERROR_UNSUPPORTED, "the VkPhysicalDevice cannot be used: %s", why);
+    d->queue_family = native.queue_family;
+    fill_properties(f, d, !native.without_buffer_device_address);
+    d->device = native.device;
+    d->queue = native.queue;
     return MOBA_OK;
 }
 
@@ -304,9 +354,10 @@ static moba_status fill_device(mobai_device *d, const moba_context_options *opti
     } else {
         MOBAI_TRY(check_index(options->device));
         d->physical = devices[options->device];
+        d->queue_family = (uint32_t)compute_family(&own, d->physical);
+        fill_properties(f, d, true);
+        MOBAI_TRY(create_device(d));
     }
-    fill_properties(f, d);
-    if (!options->native) MOBAI_TRY(create_device(d));
     PFN_vkVoidFunction symbol;
 #define X(function)                                                                                                    \
     symbol = f->vkGetDeviceProcAddr(d->device, #function);                                                             \
@@ -315,17 +366,18 @@ static moba_status fill_device(mobai_device *d, const moba_context_options *opti
     MOBAI_VK_DEVICE_FUNCTIONS(X)
 #undef X
     if (!d->queue) d->vk.vkGetDeviceQueue(d->device, d->queue_family, 0, &d->queue);
-    VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, 128};
+    VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, MOBAI_VK_PUSH_BYTES};
     VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
                                          .pushConstantRangeCount = 1,
                                          .pPushConstantRanges = &range};
     MOBAI_TRY_VK(d->vk.vkCreatePipelineLayout(d->device, &layout, NULL, &d->layout), "vkCreatePipelineLayout");
-    d->pipelines = calloc(mobai_n_simt_instances, sizeof *d->pipelines);
+    d->pipelines = calloc(2 * mobai_n_simt_instances, sizeof *d->pipelines);
     if (!d->pipelines)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for %zu pipelines", mobai_n_simt_instances);
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for %zu pipelines", 2 * mobai_n_simt_instances);
     mobai_vk_load_cache(d);
     MOBAI_TRY(mobai_vk_allocate(d, MOBAI_VK_PARAMS_BYTES, false, &d->params));
     MOBAI_TRY(mobai_vk_allocate(d, MOBAI_VK_STAGING_BYTES, true, &d->staging));
+    MOBAI_TRY(mobai_vk_allocate(d, MOBAI_VK_BIND_ALIGNMENT, false, &d->unused));
     return mobai_vk_new_stream(d, &d->streams);
 }
 
@@ -344,13 +396,45 @@ static moba_status vk_open(const moba_context_options *options, mobai_device **o
 
 static const mobai_caps *vk_caps(const mobai_device *d) { return &d->caps; }
 
-/** Only when named. */
+/** Discrete before other GPUs, between HIP and OpenCL; software devices only when Vulkan is named. */
 static int32_t vk_rank(int32_t index) {
-    (void)index;
-    return 0;
+    char reason[256];
+    if (index < 0 || index >= vk_probe(reason, sizeof reason)) return 0;
+    properties p;
+    read_properties(&own, devices[index], &p);
+    switch (p.core.properties.deviceType) {
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU:
+        return 3;
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU:
+    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU:
+        return 2;
+    default:
+        return 0;
+    }
 }
 
-/** The generated tier only. */
+/* The generated tier only: each row by address, and behind it the same with bound buffers. */
+#define MOBAI_SIMT_ROW(row, stage_name, dtype_set, flow_name, m, n, cost_fn, scratch_fn)                               \
+    static const mobai_vk_code code_##row = {&mobai_program_##row, false};                                             \
+    static const mobai_vk_code bound_##row = {&mobai_program_##row, true};
+#include "simt_rows.inc"
+#undef MOBAI_SIMT_ROW
+
+#define VK_ROW(row_name, row, stage_name, dtype_set, flow_name, m, n, cost_fn, scratch_fn, caps, row_code)             \
+    {.name = row_name,                                                                                                 \
+     .stage = MOBAI_STAGE_##stage_name,                                                                                \
+     .dtypes = dtype_set,                                                                                              \
+     .needs = caps,                                                                                                    \
+     .flow = MOBAI_FLOW_##flow_name,                                                                                   \
+     .tile_m = m,                                                                                                      \
+     .tile_n = n,                                                                                                      \
+     .reject = mobai_reject_##row,                                                                                     \
+     .cost = cost_fn,                                                                                                  \
+     .scratch_bytes = scratch_fn,                                                                                      \
+     .code = row_code},
+#define MOBAI_SIMT_ROW(row, stage_name, dtype_set, flow_name, m, n, cost_fn, scratch_fn)                               \
+    VK_ROW(#row, row, stage_name, dtype_set, flow_name, m, n, cost_fn, scratch_fn, MOBAI_CAP_BDA, &code_##row)         \
+    VK_ROW(#row "_bound", row, stage_name, dtype_set, flow_name, m, n, cost_fn, scratch_fn, 0, &bound_##row)
 static const mobai_variant variants[] = {
 #include "simt_rows.inc"
 };
@@ -374,6 +458,7 @@ const mobai_backend mobai_backend_vulkan = {
     .stream_create = mobai_vk_stream_create,
     .stream_destroy = mobai_vk_stream_destroy,
     .stream_synchronize = mobai_vk_stream_synchronize,
+    .stream_capturing = mobai_vk_stream_capturing,
     .event_create = mobai_vk_event_create,
     .event_destroy = mobai_vk_event_destroy,
     .event_record = mobai_vk_event_record,

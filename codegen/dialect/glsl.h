@@ -1,5 +1,7 @@
-/* ---- dialect: GLSL 4.60 for Vulkan 1.2; buffers are 64-bit addresses ---- */
+/* ---- dialect: GLSL 4.60 for Vulkan 1.2; buffers are 64-bit addresses or, with MOBA_BOUND, descriptors ---- */
+#ifndef MOBA_BOUND
 #extension GL_EXT_buffer_reference : require
+#endif
 #extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
 #extension GL_EXT_shader_explicit_arithmetic_types_int16 : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -23,6 +25,7 @@
 #define EXP2(x) exp2(x)
 #define LOG2(x) log2(x)
 #define FMA(a, b, c) fma(a, b, c)
+#ifndef MOBA_BOUND
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer F32Ref_ { float v; };
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer I32Ref_ { int v; };
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer U32Ref_ { uint v; };
@@ -39,6 +42,50 @@ layout(buffer_reference, std430, buffer_reference_align = 2) buffer U16Ref_ { ui
 #define STL(b, i, x) AT_(I64Ref_, b, i, 8ul) = (x)
 #define LDH(b, i) uint(AT_(U16Ref_, b, i, 2ul))
 #define STH(b, i, x) AT_(U16Ref_, b, i, 2ul) = uint16_t(x)
+#else
+/* A buffer is bound as WINDOWS consecutive ranges of 2^WINDOW_SHIFT bytes, because a range may not be longer than
+ * maxStorageBufferRange. The variable of its name is the distance in bytes from the first one's begin. An array of
+ * descriptors is indexed by constants and loop counters only, which needs no non-uniform indexing. */
+layout(constant_id = 0) const uint WINDOWS = 1u;
+layout(constant_id = 1) const uint WINDOW_SHIFT = 27u;
+#define BIND_(k, b, kind, type, bytes, access)                                                      \
+    layout(set = 0, binding = k, std430) access buffer b##_block_ { type v[]; } b##_w_[WINDOWS];    \
+    uint b##_at_(int64_t i, out uint w)                                                             \
+    {                                                                                               \
+        uint64_t at = b + uint64_t(i) * bytes;                                                      \
+        w = uint(at >> WINDOW_SHIFT);                                                               \
+        return (uint(at) & ((1u << WINDOW_SHIFT) - 1u)) / uint(bytes);                              \
+    }                                                                                               \
+    type b##_ld##kind##_(int64_t i)                                                                 \
+    {                                                                                               \
+        uint w, e = b##_at_(i, w);                                                                  \
+        if (w == 0u) return b##_w_[0].v[e];                                                         \
+        type x = type(0);                                                                           \
+        for (uint y = 1u; y < WINDOWS; y++)                                                         \
+            if (y == w) x = b##_w_[y].v[e];                                                         \
+        return x;                                                                                   \
+    }
+#define BIND_ST_(b, kind, type)                                                                     \
+    void b##_st##kind##_(int64_t i, type x)                                                         \
+    {                                                                                               \
+        uint w, e = b##_at_(i, w);                                                                  \
+        if (w == 0u) b##_w_[0].v[e] = x;                                                            \
+        for (uint y = 1u; y < WINDOWS; y++)                                                         \
+            if (y == w) b##_w_[y].v[e] = x;                                                         \
+    }
+#define BIND_IN_(k, b, kind, type, bytes) BIND_(k, b, kind, type, bytes, readonly)
+#define BIND_OUT_(k, b, kind, type, bytes) BIND_(k, b, kind, type, bytes, ) BIND_ST_(b, kind, type)
+#define LDF(b, i) b##_ldF_(i)
+#define STF(b, i, x) b##_stF_(i, x)
+#define LDI(b, i) b##_ldI_(i)
+#define STI(b, i, x) b##_stI_(i, x)
+#define LDU(b, i) b##_ldU_(i)
+#define STU(b, i, x) b##_stU_(i, x)
+#define LDL(b, i) b##_ldL_(i)
+#define STL(b, i, x) b##_stL_(i, x)
+#define LDH(b, i) uint(b##_ldH_(i))
+#define STH(b, i, x) b##_stH_(i, uint16_t(x))
+#endif
 uint moba_bf16(float x)
 {
     uint u = floatBitsToUint(x);

@@ -71,6 +71,7 @@ typedef struct mobai_simt_words {
 } mobai_simt_words;
 extern const char *const mobai_simt_opencl[];
 extern const mobai_simt_words mobai_simt_spirv[];
+extern const mobai_simt_words mobai_simt_spirv_bound[]; /* buffers as descriptors */
 
 /** One launch, ready to be handed to an API. */
 typedef struct mobai_launch {

@@ -85,11 +85,28 @@ static void emit_shared(text *out, const kernel *k, target t) {
         text_add(out, "%s%s %s[%s];\n", space, c_types[t][k->shared[s].type], k->shared[s].name, k->shared[s].value);
 }
 
-/** The parameter block, as push constants or behind their one address, copied to globals of the same names. */
-static void emit_glsl_params(text *out, const kernel *k) {
+/** How the prelude of GLSL names the accessors of a buffer, and what it holds: kind, type, bytes. */
+static const char *glsl_binding(const kernel *k, const instance *i, type t) {
+    static const char *const kinds[TYPE_COUNT] = {"F, float, 4",   "I, int, 4",      "U, uint, 4",
+                                                  "L, int64_t, 8", "H, uint16_t, 2", NULL};
+    if (t == TYPE_T) t = instance_dtype(k, i) == 0 ? TYPE_F32 : TYPE_U16;
+    return kinds[t];
+}
+
+/** The parameter block, copied to globals of the same names: push constants, or a block behind their one address
+ * (MOBA_BOUND: behind the binding after those of the buffers). */
+static void emit_glsl_params(text *out, const kernel *k, const instance *instance) {
     bool pushed = block_bytes(k) <= PUSH_BYTES;
-    text_add(out, pushed ? "layout(push_constant, std430) uniform Params_ {\n"
-                         : "layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Params_ {\n");
+    int n_buffers = 0;
+    for (int i = 0; i < k->n_params; i++)
+        n_buffers += k->params[i].kind == PARAM_BUFFER;
+    if (pushed)
+        text_add(out, "layout(push_constant, std430) uniform Params_ {\n");
+    else
+        text_add(out,
+                 "#ifdef MOBA_BOUND\nlayout(set = 0, binding = %d, std430) readonly buffer Params_ {\n#else\n"
+                 "layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Params_ {\n#endif\n",
+                 n_buffers);
     for (int pass = 0; pass < 3; pass++)
         for (int i = 0; i < k->n_params; i++) {
             const param *p = &k->params[i];
@@ -97,14 +114,22 @@ static void emit_glsl_params(text *out, const kernel *k) {
             text_add(out, "    %s %s_;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type],
                      p->name);
         }
-    text_add(out, pushed ? "} p_;\n" : "};\nlayout(push_constant, std430) uniform Push_ { uint64_t params; } push_;\n");
+    text_add(out, pushed ? "} p_;\n"
+                         : "}\n#ifdef MOBA_BOUND\np_;\n#else\n;\n"
+                           "layout(push_constant, std430) uniform Push_ { uint64_t params; } push_;\n#endif\n");
     for (int i = 0; i < k->n_params; i++) {
         const param *p = &k->params[i];
         text_add(out, "%s %s;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type], p->name);
     }
+    text_add(out, "#ifdef MOBA_BOUND\n");
+    for (int i = 0, binding = 0; i < k->n_params; i++)
+        if (k->params[i].kind == PARAM_BUFFER)
+            text_add(out, "%s(%d, %s, %s)\n", k->params[i].writes ? "BIND_OUT_" : "BIND_IN_", binding++,
+                     k->params[i].name, glsl_binding(k, instance, k->params[i].type));
+    text_add(out, "#endif\n");
     emit_shared(out, k, TARGET_GLSL);
     text_add(out, "void main()\n{\n");
-    if (!pushed) text_add(out, "    Params_ p_ = Params_(push_.params);\n");
+    if (!pushed) text_add(out, "#ifndef MOBA_BOUND\n    Params_ p_ = Params_(push_.params);\n#endif\n");
     for (int i = 0; i < k->n_params; i++)
         text_add(out, "    %s = p_.%s_;\n", k->params[i].name, k->params[i].name);
 }
@@ -126,7 +151,7 @@ void emit_instance(text *out, const kernel *k, const instance *i, target t, cons
         break;
     case TARGET_GLSL:
         text_add(out, "layout(local_size_x = LANES) in;\n");
-        emit_glsl_params(out, k);
+        emit_glsl_params(out, k, i);
         break;
     case TARGET_CUDA:
         text_add(out, "extern \"C\" __global__ void __launch_bounds__(LANES) moba_%s(", name);
@@ -176,24 +201,33 @@ void emit_opencl_source(text *out, kernel *const *kernels, int n, const char *pr
     text_add(out, "};\n");
 }
 
-void emit_spirv_source(text *out, kernel *const *kernels, int n) {
+/** The words of every instance from <instance><suffix>.inc, and a table of them. */
+static void emit_words(text *out, kernel *const *kernels, int n, const char *suffix, const char *table) {
     char name[128];
-    text_add(out, "/* SPDX-License-Identifier: Apache-2.0\n *\n * SPIR-V of every generated kernel, in the order of "
-                  "mobai_simt_instances. Made by mobagen.\n */\n#include \"codegen/host/simt.h\"\n\n");
     for (int x = 0; x < n; x++) {
         instance i = {{0}};
         do {
             instance_name(kernels[x], &i, name, sizeof name);
-            text_add(out, "static const uint32_t words_%s[] = {\n#include \"%s.inc\"\n};\n", name, name);
+            text_add(out, "static const uint32_t words_%s%s[] = {\n#include \"%s%s.inc\"\n};\n", name, suffix, name,
+                     suffix);
         } while (next_instance(kernels[x], &i));
     }
-    text_add(out, "\nconst mobai_simt_words mobai_simt_spirv[] = {\n");
+    text_add(out, "\nconst mobai_simt_words %s[] = {\n", table);
     for (int x = 0; x < n; x++) {
         instance i = {{0}};
         do {
             instance_name(kernels[x], &i, name, sizeof name);
-            text_add(out, "    {words_%s, sizeof words_%s},\n", name, name);
+            text_add(out, "    {words_%s%s, sizeof words_%s%s},\n", name, suffix, name, suffix);
         } while (next_instance(kernels[x], &i));
     }
     text_add(out, "};\n");
+}
+
+void emit_spirv_source(text *out, kernel *const *kernels, int n) {
+    text_add(out, "/* SPDX-License-Identifier: Apache-2.0\n *\n * SPIR-V of every generated kernel, in the order of "
+                  "mobai_simt_instances: buffers by address, and bound.\n * Made by mobagen.\n */\n"
+                  "#include \"codegen/host/simt.h\"\n\n");
+    emit_words(out, kernels, n, "", "mobai_simt_spirv");
+    text_add(out, "\n");
+    emit_words(out, kernels, n, "_bound", "mobai_simt_spirv_bound");
 }

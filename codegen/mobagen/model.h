@@ -123,7 +123,7 @@ const char *instance_value(const kernel *k, const instance *i, const char *axis_
 
 /** Bytes of the parameter block: 8 for each buffer and i64, then 4 for each of the rest. */
 int block_bytes(const kernel *k);
-/** GLSL takes blocks up to this size as push constants, longer ones through an address. */
+/** GLSL takes blocks up to this size as push constants, longer ones through an address or a binding. */
 enum { PUSH_BYTES = 128 };
 
 /** The complete text of one instance for a target. `prelude` is codegen/dialect/<target>. */
@@ -132,7 +132,7 @@ void emit_instance(text *out, const kernel *k, const instance *i, target t, cons
 void emit_table(text *table, text *rows, kernel *const *kernels, int n);
 /** Texts of all OpenCL instances as a C source, in instance order. */
 void emit_opencl_source(text *out, kernel *const *kernels, int n, const char *prelude);
-/** SPIR-V of all instances as a C source that includes <instance>.inc, in instance order. */
+/** SPIR-V of all instances as a C source that includes <instance>.inc and <instance>_bound.inc, in instance order. */
 void emit_spirv_source(text *out, kernel *const *kernels, int n);
 
 #endif

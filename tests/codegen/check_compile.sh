@@ -27,6 +27,8 @@ glsl)
     for f in "$generated"/glsl/*.comp; do
         try "$f" glslc --target-env=vulkan1.2 -O -Werror "$f" -o "$work/a.spv"
         try "$f" spirv-val --target-env vulkan1.2 "$work/a.spv"
+        try "$f" glslc --target-env=vulkan1.2 -DMOBA_BOUND -Werror "$f" -o "$work/a.spv"
+        try "$f" spirv-val --target-env vulkan1.2 "$work/a.spv"
     done ;;
 cuda)
     need nvcc

@@ -36,6 +36,12 @@ int head_dim;
 int64_t total_q;
 float softmax_scale;
 int64_t n_rows;
+#ifdef MOBA_BOUND
+BIND_IN_(0, q, H, uint16_t, 2)
+BIND_OUT_(1, lse, F, float, 4)
+BIND_OUT_(2, index_offsets, L, int64_t, 8)
+BIND_IN_(3, ranks, H, uint16_t, 2)
+#endif
 shared float sums[HALF + 1];
 void main()
 {
