@@ -4,8 +4,17 @@
 get_property(modules GLOBAL PROPERTY MOBA_OBJECT_LIBRARIES)
 list(TRANSFORM modules REPLACE "(.+)" "$<TARGET_OBJECTS:\\1>" OUTPUT_VARIABLE objects)
 
-add_library(moba_shared SHARED ${objects})
-add_library(moba_static STATIC ${objects})
+# Objects that no compiler of this project makes: paths, each the output of a custom target of the second list.
+get_property(external GLOBAL PROPERTY MOBA_EXTERNAL_OBJECTS)
+get_property(external_targets GLOBAL PROPERTY MOBA_EXTERNAL_TARGETS)
+set_source_files_properties(${external} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+
+add_library(moba_shared SHARED ${objects} ${external})
+add_library(moba_static STATIC ${objects} ${external})
+if(external_targets)
+  add_dependencies(moba_shared ${external_targets})
+  add_dependencies(moba_static ${external_targets})
+endif()
 add_library(moba::moba ALIAS moba_shared)
 add_library(moba::moba_static ALIAS moba_static)
 

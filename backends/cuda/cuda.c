@@ -106,8 +106,8 @@ static moba_status adopt(const moba_context_options *options, mobai_device *devi
     cu_result result = d->context_device(&device->device);
     cuda_leave();
     MOBAI_TRY(check(result, "find the device of the context that was given"));
-    cu_device named;
-    MOBAI_TRY(check(d->api.device_get(&named, options->device), "find the device"));
+    cu_device named = device->device;
+    if (options->device >= 0) MOBAI_TRY(check(d->api.device_get(&named, options->device), "find the device"));
     if (named != device->device)
         return mobai_fail(MOBA_ERROR_INVALID_ARGUMENT,
                           "moba_cuda_handles.context belongs to device %d, and the options name device %d",
@@ -117,6 +117,7 @@ static moba_status adopt(const moba_context_options *options, mobai_device *devi
 
 static moba_status open_device(const moba_context_options *options, mobai_device *device) {
     const cuda_driver *d = cuda_driver_get();
+    if (d->n_devices == 0) return mobai_fail(MOBA_ERROR_BACKEND_UNAVAILABLE, "%s", d->reason);
     if (options->native) {
         MOBAI_TRY(adopt(options, device));
     } else {
@@ -124,7 +125,7 @@ static moba_status open_device(const moba_context_options *options, mobai_device
         MOBAI_TRY(check(d->primary_retain(&device->context, device->device), "open the device's primary context"));
         device->owns_primary = 1;
     }
-    device->index = options->device;
+    device->index = device->device;
     device->caps = caps_of(device->device);
     device->n_multiprocessors = device->caps.n_compute_units;
     return MOBA_OK;

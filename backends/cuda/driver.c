@@ -62,55 +62,10 @@ const cuda_driver *cuda_driver_get(void) {
     return &driver;
 }
 
-/** Errors after which every call in the context fails until the process ends. */
-static bool is_sticky(cu_result r) {
-    switch (r) {
-    case CU_DEINITIALIZED:
-    case CU_ECC_UNCORRECTABLE:
-    case CU_NVLINK_UNCORRECTABLE:
-    case CU_ILLEGAL_ADDRESS:
-    case CU_LAUNCH_TIMEOUT:
-    case CU_CONTEXT_IS_DESTROYED:
-    case CU_ASSERT:
-    case CU_HARDWARE_STACK_ERROR:
-    case CU_ILLEGAL_INSTRUCTION:
-    case CU_MISALIGNED_ADDRESS:
-    case CU_INVALID_ADDRESS_SPACE:
-    case CU_INVALID_PC:
-    case CU_LAUNCH_FAILED:
-        return true;
-    default:
-        return false;
-    }
-}
-
 moba_status cuda_fail(cu_result result, const char *what) {
     const cuda_driver *d = cuda_driver_get();
-    const char *name = NULL, *text = NULL;
-    d->error_name(result, &name);
-    d->error_string(result, &text);
-    if (!name) name = "unknown error";
-    if (!text) text = "no description";
-    if (is_sticky(result))
-        return mobai_fail(
-            MOBA_ERROR_DEVICE_LOST,
-            "CUDA could not %s: %s (%s, %d); the error stays with the device's CUDA context, so every later "
-            "call in this process will fail too",
-            what, text, name, result);
-    if (result == CU_OUT_OF_MEMORY)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "CUDA could not %s: %s (%s)", what, text, name);
-    if (result >= CU_STREAM_CAPTURE_UNSUPPORTED && result <= CU_STREAM_CAPTURE_WRONG_THREAD)
-        return mobai_fail(MOBA_ERROR_CAPTURE, "CUDA could not %s while the stream is being captured: %s (%s)", what,
-                          text, name);
-    if (result == CU_INVALID_HANDLE || result == CU_INVALID_CONTEXT)
-        return mobai_fail(MOBA_ERROR_WRONG_CONTEXT,
-                          "CUDA could not %s: %s (%s, %d); the stream, event or context was destroyed or is not CUDA's",
-                          what, text, name, result);
-    if (result == CU_NO_BINARY_FOR_GPU || result == CU_UNSUPPORTED_PTX_VERSION)
-        return mobai_fail(
-            MOBA_ERROR_UNSUPPORTED,
-            "CUDA could not %s: %s (%s); the driver supports CUDA %d.%d, and this code needs a newer one or "
-            "another device",
-            what, text, name, d->version / 1000, d->version % 1000 / 10);
-    return mobai_fail(MOBA_ERROR_LAUNCH_FAILED, "CUDA could not %s: %s (%s, %d)", what, text, name, result);
+    mobai_driver_error e = {"CUDA", result, NULL, NULL, d->version / 1000, d->version % 1000 / 10};
+    d->error_name(result, &e.name);
+    d->error_string(result, &e.text);
+    return mobai_driver_fail(&e, what);
 }

@@ -74,6 +74,17 @@ typedef struct mobai_driver_symbol {
 /** Looks up all symbols; the first missing one, or NULL. */
 const char *mobai_driver_lookup(void *library, const mobai_driver_symbol *symbols, size_t n);
 
+/** A failed call, in the vendor's words. */
+typedef struct mobai_driver_error {
+    const char *api; /* "CUDA" or "HIP" */
+    int result;
+    const char *name, *text; /* NULL: the vendor has none */
+    int major, minor;        /* of what is installed */
+} mobai_driver_error;
+
+/** Sets the error sentence and returns its status. `what` completes "<API> could not ...". */
+moba_status mobai_driver_fail(const mobai_driver_error *error, const char *what);
+
 enum { MOBAI_DRIVER_MAX_SIMT_INSTANCES = 256 };
 
 /** First member of the struct mobai_device of a backend that uses this layer. */
