@@ -171,7 +171,10 @@ static int measure(bench_state *state, const mobai_reference *reference, mobai_b
 static int bench_in_context(bench_state *state, moba_context *context, const mobai_reference *reference,
                             const char *text) {
     const mobai_bench_problem *problem = reference->problem;
-    const bool backward = state->passes[MOBAI_PASS_BWD];
+    const bool backward = state->passes[MOBAI_PASS_BWD] && !problem->inference;
+    if (!backward && !state->passes[MOBAI_PASS_FWD] && !state->passes[MOBAI_PASS_ROUTE]) {
+        return mobai_cli_error(MOBAI_EXIT_USAGE, "%s: there is no backward of a problem with inference", text);
+    }
     mobai_bench_device device;
     mobai_bench_outputs outputs = {0};
     mobai_progress("%s: planning", text);
@@ -388,7 +391,8 @@ static const char documentation[] =
     "PROBLEM is a string such as b2q8192k8192h16g16d128B128t8c,bf16: b sequences, q query rows, k keys, h query heads, "
     "g "
     "key-value heads, d head_dim, B block_size, t top_k, c causal or n non-causal, type f32, f16 or bf16; then any of "
-    "sink=N, local=N, kconv=N, dense, det (deterministic gradients), lens=513+0+129/600+5+129 (lengths of the queries, "
+    "sink=N, local=N, kconv=N, dense, det (deterministic gradients), inference (no backward), lens=513+0+129/600+5+129 "
+    "(lengths of the queries, "
     "then of the keys), each after a comma. q and k are lengths of one sequence. Left out: b is 1, q is k, k is q, g "
     "is "
     "h; B and t only with dense. With lens, b is the number of lengths, q and k are the longest ones, and may be left "

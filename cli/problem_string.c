@@ -218,7 +218,16 @@ static bool read_lens(parser *p) {
     return true;
 }
 
-enum { SEEN_SINK = 1, SEEN_LOCAL = 2, SEEN_KCONV = 4, SEEN_DENSE = 8, SEEN_DET = 16, SEEN_LENS = 32, SEEN_DTYPE = 64 };
+enum {
+    SEEN_SINK = 1,
+    SEEN_LOCAL = 2,
+    SEEN_KCONV = 4,
+    SEEN_DENSE = 8,
+    SEEN_DET = 16,
+    SEEN_LENS = 32,
+    SEEN_DTYPE = 64,
+    SEEN_INFERENCE = 128
+};
 
 /** True when the option at p->at is `word` (followed by ',' or the end, or ending in '='); steps past it. */
 static bool take(parser *p, const char *word) {
@@ -251,6 +260,9 @@ static bool read_option(parser *p, uint32_t *seen) {
     } else if (take(p, "det")) {
         what = SEEN_DET;
         problem->deterministic = true;
+    } else if (take(p, "inference")) {
+        what = SEEN_INFERENCE;
+        problem->inference = true;
     } else if (take(p, "sink=")) {
         what = SEEN_SINK;
         good = read_number(p, "sink", 0, INT32_MAX, &value);
@@ -270,10 +282,10 @@ static bool read_option(parser *p, uint32_t *seen) {
         what = SEEN_LENS;
         good = read_lens(p);
     } else {
-        return mobai_say(
-            p->message,
-            "column %d: expected f32, f16, bf16, sink=N, local=N, kconv=N, dense, det or lens=N+N after ','",
-            column_of(p, begin));
+        return mobai_say(p->message,
+                         "column %d: expected f32, f16, bf16, sink=N, local=N, kconv=N, dense, det, inference or "
+                         "lens=N+N after ','",
+                         column_of(p, begin));
     }
     if (!good) return false;
     if (*seen & what) {
@@ -372,6 +384,7 @@ char *mobai_problem_print(const mobai_bench_problem *problem) {
     if (problem->kconv_width > 0) at += sprintf(at, ",kconv=%" PRId32, problem->kconv_width);
     if (problem->dense) at += sprintf(at, ",dense");
     if (problem->deterministic) at += sprintf(at, ",det");
+    if (problem->inference) at += sprintf(at, ",inference");
     if (problem->lens_q != NULL) {
         at += sprintf(at, ",lens=");
         at = put_lengths(at, problem->lens_q, problem->batch);
@@ -433,6 +446,7 @@ moba_problem mobai_problem_bounds(const mobai_bench_problem *problem) {
     out.causal = problem->causal;
     out.dense = problem->dense;
     out.deterministic = problem->deterministic;
+    out.inference = problem->inference;
     out.max_batch = problem->batch;
     out.max_total_q = mobai_problem_total_q(problem);
     out.max_total_k = mobai_problem_total_k(problem);

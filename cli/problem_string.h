@@ -2,7 +2,7 @@
  *
  * Problem strings, the one-line form of a problem that `moba bench`, `moba explain` and failure messages use:
  *
- *   b2q8192k8192h16g16d128B128t8c,bf16,sink=1,local=2,kconv=3,dense,det,lens=513+0+129/600+5+129
+ *   b2q8192k8192h16g16d128B128t8c,bf16,sink=1,local=2,kconv=3,dense,det,inference,lens=513+0+129/600+5+129
  *
  *   b  sequences                  g  key-value heads       c / n  causal, non-causal
  *   q  query rows of a sequence   d  head_dim
@@ -13,7 +13,7 @@
  * commas. `lens` gives the lengths of every sequence, of the queries, then (after '/') of the keys; without '/' both
  * are the same. With lens, b is the number of lengths and q and k are the longest ones: they may be left out, and are
  * refused when they disagree. Without lens, b left out is 1, and q or k left out is the other one. g left out is h.
- * With dense, B and t may be left out.
+ * With dense, B and t may be left out. With inference there is no backward.
  */
 #ifndef MOBAI_PROBLEM_STRING_H
 #define MOBAI_PROBLEM_STRING_H
@@ -45,7 +45,7 @@ typedef struct mobai_bench_problem {
     int64_t seqlen_q, seqlen_k; /* of each sequence, or the longest ones with lens */
     int32_t n_q_heads, n_kv_heads, head_dim, block_size, top_k;
     int32_t n_sink_blocks, n_local_blocks, kconv_width;
-    bool causal, dense, deterministic;
+    bool causal, dense, deterministic, inference;
     moba_dtype dtype;
     int64_t *lens_q, *lens_k; /* batch lengths each, owned; NULL: all sequences are equally long */
     uint32_t given;           /* MOBAI_GIVEN_ bits */

@@ -91,6 +91,7 @@ static int make_plan(machine *m) {
     problem.max_total_k = job->total_k;
     problem.max_seqlen_q = job->max_seqlen_q;
     problem.max_seqlen_k = job->max_seqlen_k;
+    problem.inference = !mobai_job_has(job, MOBAI_JOB_DO);
     TRY(moba_plan_create(m->context, &problem, &m->plan));
     TRY(moba_plan_workspace(m->plan, &m->workspace_bytes));
     TRY(moba_plan_saved(m->plan, &m->saved_bytes));

@@ -142,11 +142,15 @@ moba_status mobai_choose_chain(moba_plan *plan) {
         return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%s", reasons);
     }
     reasons[0] = '\0';
-    lacking = choose_backward(plan);
-    plan->has_backward = lacking == MOBAI_STAGE_COUNT;
+    const bool inference = plan->problem.inference != 0;
+    if (!inference) lacking = choose_backward(plan);
+    plan->has_backward = !inference && lacking == MOBAI_STAGE_COUNT;
     if (!plan->has_backward) {
-        collect_reasons(plan, lacking, reasons, sizeof reasons);
-        if (plan->problem.deterministic)
+        if (inference)
+            snprintf(reasons, sizeof reasons, "inference is set");
+        else
+            collect_reasons(plan, lacking, reasons, sizeof reasons);
+        if (!inference && plan->problem.deterministic)
             return mobai_fail(MOBA_ERROR_UNSUPPORTED, "deterministic is set, but cannot be honoured: %s", reasons);
         for (int s = MOBAI_STAGE_DELTA; s < MOBAI_STAGE_COUNT; s++) {
             plan->chain[s] = NULL;

@@ -56,8 +56,8 @@ static void append_problem(text *t, const moba_plan *plan) {
     else
         append(t, "block_size %d, top_k %d of at most %lld blocks, sink %d, local %d, ", p->block_size, p->top_k,
                (long long)plan->max_blocks, p->n_sink_blocks, p->n_local_blocks);
-    append(t, "%s, kconv %d%s, scale %g\n", p->causal ? "causal" : "non-causal", p->kconv_width,
-           p->deterministic ? ", deterministic" : "", (double)p->softmax_scale);
+    append(t, "%s, kconv %d%s%s, scale %g\n", p->causal ? "causal" : "non-causal", p->kconv_width,
+           p->deterministic ? ", deterministic" : "", p->inference ? ", inference" : "", (double)p->softmax_scale);
     append(t, "bounds: %lld sequences, %lld query rows (longest %lld), %lld key rows (longest %lld)\n",
            (long long)p->max_batch, (long long)p->max_total_q, (long long)p->max_seqlen_q, (long long)p->max_total_k,
            (long long)p->max_seqlen_k);

@@ -63,7 +63,8 @@ static mobai_saved_layout take_routing(const moba_plan *plan, arena *a) {
 
 bool mobai_layout_saved(const moba_plan *plan, mobai_saved_layout *out) {
     arena a = {0, false};
-    *out = take_routing(plan, &a);
+    *out = (mobai_saved_layout){0};
+    if (!plan->problem.inference) *out = take_routing(plan, &a);
     out->bytes = a.used;
     return !a.overflow;
 }

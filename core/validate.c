@@ -41,6 +41,8 @@ static moba_status check_heads(const moba_problem *p) {
     if (!isfinite(p->softmax_scale)) return INVALID("softmax_scale is %g; it must be finite", (double)p->softmax_scale);
     MOBAI_TRY(check_flag(p->causal, "causal"));
     MOBAI_TRY(check_flag(p->dense, "dense"));
+    MOBAI_TRY(check_flag(p->inference, "inference"));
+    if (p->reserved) return INVALID("reserved is %d; it must be 0", p->reserved);
     return check_flag(p->deterministic, "deterministic");
 }
 
@@ -229,6 +231,7 @@ moba_status mobai_check_run(const moba_plan *plan, const mobai_run *run) {
         MOBAI_TRY(check_buffer(plan, run->selection, sizeof(int32_t), "selection"));
     }
     bool needs_saved = run->kind == MOBAI_RUN_BACKWARD && !p->dense;
+    if (run->saved.handle && p->inference) return INVALID("saved is given, but the plan's inference is 1");
     if (run->saved.handle || needs_saved) {
         MOBAI_TRY(check_buffer(plan, run->saved, MOBAI_ALIGNMENT, "saved"));
         MOBAI_TRY(check_size(run->saved_bytes, plan->saved.bytes, "saved_bytes"));

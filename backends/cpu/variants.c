@@ -4,12 +4,12 @@
  *
  * A cost is arithmetic over the rate that the tier's micro-kernel was measured to have on this machine
  * (kernels/rate.h), plus what does not scale with it: gathering rows and bookkeeping, in nanoseconds. The constants
- * were fitted by least squares of the relative error to CPU times of one thread on Zen 5, 14 shapes in f32 and bf16
- * (head_dim 32 to 256, block_size 32 to 512, top_k 2 to 16 and dense): attend and attend_bwd are within 15 % there,
- * gate within 25 %. On another machine the arithmetic follows its own measured rate; the nanoseconds are those of a
- * core of about 4 GHz with gathered rows in its second or third cache level, and a fifth to a third of a pass, so a
- * machine that differs in them by a factor of 1.5 is still predicted within 15 % or so. `moba advise --measure`
- * compares model and clock.
+ * were fitted by least squares of the relative error on Zen 5 in f32 and bf16 (head_dim 32 to 256, block_size 32 to
+ * 512, top_k 2 to 16 and dense), attend to the CPU time of one thread on 14 shapes, attend_bwd to the time of two
+ * threads on 12: most are within 15 % there, gate within 25 %. On another machine the arithmetic follows its own
+ * measured rate; the nanoseconds are those of a core of about 4 GHz with gathered rows in its second or third cache
+ * level, and a fifth to a third of a pass, so a machine that differs in them by a factor of 1.5 is still predicted
+ * within 15 % or so. `moba advise --measure` compares model and clock.
  */
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/kernels/attend.h"
@@ -24,7 +24,9 @@ typedef struct attend_fit {
     double pair_flops, product_factor, block_rows, pick_ns, element_ns;
 } attend_fit;
 static const attend_fit ATTEND = {72.0, 1.07, 110.0, 11.0, 0.21};
-static const attend_fit ATTEND_BWD = {80.0, 1.28, 85.0, 23.0, 0.84};
+static const attend_fit ATTEND_BWD = {40.0, 1.05, 270.0, 53.0, 0.15};
+/* Products of a lane that several threads walk in waves: its dQ moves between their caches. */
+static const double WAVES_FACTOR = 1.27;
 /* Index: what a pick costs in counting and scattering. Gate: a row and a pick, beside the product with the centroids,
  * which is narrow and followed by the selection, hence its factor. Centroid: an element. */
 static const double INDEX_NS = 4.0, GATE_ROW_NS = 27.0, GATE_PICK_NS = 23.0, GATE_FACTOR = 2.2, CENTROID_NS = 0.35;
@@ -98,8 +100,20 @@ static double combine_cost(const mobai_shape *s, mobai_cpu_tier tier) {
     return copy_us(s, picks_of(s) * (s->problem->head_dim + 2) * 4.0) +
            2e-3 * picks_of(s) * s->problem->head_dim / (0.1 * rate(s, tier));
 }
+/** Five products a pair, in one walk or in two (dK and dV, then dQ), which share S and dP, so seven. */
 static double attend_bwd_cost(const mobai_shape *s, mobai_cpu_tier tier) {
-    return fitted_cost(s, tier, &ATTEND_BWD, 10.0);
+    const moba_problem *p = s->problem;
+    const int64_t n_lanes = p->max_batch * s->n_slice_kv_heads, n_threads = s->caps->n_compute_units;
+    const int64_t lane_floats = p->max_seqlen_q * (p->n_q_heads / p->n_kv_heads) * p->head_dim;
+    const bool in_place = p->dtype == MOBA_F32 && p->head_dim % 16 == 0;
+    const bool two_walks = !in_place && lane_floats > mobai_cpu_dq_floats_limit(s);
+    attend_fit fit = ATTEND_BWD;
+    if (n_threads > 1 && n_lanes < 4 * n_threads) fit.product_factor *= WAVES_FACTOR;
+    if (!two_walks) return fitted_cost(s, tier, &fit, 10.0);
+    fit.pair_flops *= 1.4;
+    fit.pick_ns *= 1.4;
+    fit.element_ns *= 1.4;
+    return fitted_cost(s, tier, &fit, 14.0);
 }
 static double gate_cost(const mobai_shape *s, mobai_cpu_tier tier) {
     const moba_problem *p = s->problem;

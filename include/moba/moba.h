@@ -273,9 +273,12 @@ typedef struct moba_problem {
     int64_t max_seqlen_k;     /**< longest key sequence; 0: max_total_k */
     uint64_t workspace_limit; /**< bytes; 0: the backend's default, MOBA_WORKSPACE_UNLIMITED: no limit. A limit
                                    below the least possible is refused, with the least in the sentence */
+    int32_t inference;        /**< 1: no backward will be run, so that workspace and workspace_limit are the forward's
+                                   alone and nothing is saved; moba_backward() is then refused */
+    int32_t reserved;         /**< 0 */
 } moba_problem;
 #define MOBA_PROBLEM_INIT                                                                                              \
-    { sizeof(moba_problem), MOBA_F32, 1, 1, 64, 128, 8, 0, 0, 0, 1, 0, 0, 0.0f, 1, 0, 0, 0, 0, 0 }
+    { sizeof(moba_problem), MOBA_F32, 1, 1, 64, 128, 8, 0, 0, 0, 1, 0, 0, 0.0f, 1, 0, 0, 0, 0, 0, 0, 0 }
 
 /* ------------------------------------------------------------------------------------------------- plan -- */
 

@@ -31,7 +31,7 @@ Test(problem_string, round_trip) {
         "b1q0k0h1g1d1B16t1c,f32",
         "b2q300k300h2g2d64c,f32,dense",
         "b1q300k300h2g2d64B64t8c,f32,dense",
-        "b2q8192k8192h16g4d128B128t8c,bf16,sink=1,local=2,kconv=3,det",
+        "b2q8192k8192h16g4d128B128t8c,bf16,sink=1,local=2,kconv=3,det,inference",
         "b3q513k600h2g2d128B64t3c,f16,lens=513+0+129/600+5+129",
         "b1q7k7h2g2d128B64t3c,f16,lens=7",
         "b4q257k257h4g2d64B32t4c,f32,dense,det,lens=130+1+0+257",
@@ -48,7 +48,7 @@ Test(problem_string, round_trip) {
 Test(problem_string, meaning) {
     mobai_bench_problem problem;
     mobai_message message;
-    cr_assert(mobai_problem_parse("b3q513k600h8g2d128B64t3c,f16,sink=1,local=2,kconv=4,det,lens=513+0+129/600+5+129",
+    cr_assert(mobai_problem_parse("b3q513k600h8g2d128B64t3c,f16,sink=1,local=2,kconv=4,det,inference,lens=513+0+129/600+5+129",
                                   false, &problem, &message),
               "%s", message.text);
     cr_assert_eq(mobai_problem_total_q(&problem), 642);
@@ -68,6 +68,7 @@ Test(problem_string, meaning) {
     cr_assert_eq(bounds.causal, 1);
     cr_assert_eq(bounds.dense, 0);
     cr_assert_eq(bounds.deterministic, 1);
+    cr_assert_eq(bounds.inference, 1);
     cr_assert_eq(bounds.max_batch, 3);
     cr_assert_eq(bounds.max_total_q, 642);
     cr_assert_eq(bounds.max_total_k, 734);

@@ -187,6 +187,26 @@ Test(runs, workspace_and_saved_are_exact_to_the_byte) {
     drop(&x);
 }
 
+Test(runs, inference_saves_nothing) {
+    fixture x = make(3, 1);
+    moba_problem p = x.plan->problem;
+    p.inference = 1;
+    moba_plan *plan = NULL;
+    cr_assert_eq(moba_plan_create(x.context, &p, &plan), MOBA_OK, "%s", moba_last_error());
+    cr_assert_eq(moba_forward(plan, stream, &x.f), MOBA_ERROR_INVALID_ARGUMENT);
+    HAS(moba_last_error(), "saved is given");
+    cr_assert_eq(moba_backward(plan, stream, &x.b), MOBA_ERROR_UNSUPPORTED);
+    HAS(moba_last_error(), "inference");
+    cr_assert_eq(mock.n_launches, 0);
+    x.f.saved = (moba_buffer)MOBA_BUFFER_NULL;
+    x.f.saved_bytes = 0;
+    cr_assert_eq(moba_forward(plan, stream, &x.f), MOBA_OK, "%s", moba_last_error());
+    cr_assert_gt(mock.n_launches, 0);
+    moba_plan_destroy(plan);
+    x.f.saved = x.b.saved;
+    drop(&x);
+}
+
 /* ----------------------------------------------------------------------------------------------- validation -- */
 
 static void set_lengths(fixture *x, const int32_t *q, const int32_t *k) {

@@ -179,6 +179,39 @@ Test(planner, limits_cut_by_heads_then_by_queries_and_the_least_is_exact) {
     moba_context_destroy(context);
 }
 
+Test(planner, inference_needs_the_forward_alone) {
+    moba_context *context = mock_open();
+    mock.scratch = 1000;
+    moba_problem p = mock_problem(4096);
+    p.dense = 1; /* no partials, so that dK' makes the backward the larger pass */
+    p.kconv_width = 3;
+    moba_plan *both = make(context, &p);
+    p.inference = 1;
+    moba_plan *forward = make(context, &p);
+    cr_assert(!forward->has_backward);
+    cr_assert_gt(both->workspace_bytes, both->layout[MOBAI_PASS_FORWARD].bytes);
+    cr_assert_eq(forward->workspace_bytes, both->layout[MOBAI_PASS_FORWARD].bytes);
+    cr_assert_eq(forward->saved.bytes, 0);
+    HAS(forward->explanation, "no backward: inference is set");
+    cr_assert_null(moba_plan_kernel(forward, "attend_bwd"));
+    double cost;
+    cr_assert_eq(moba_plan_cost(forward, "bwd", &cost), MOBA_ERROR_UNSUPPORTED);
+    HAS(moba_last_error(), "inference");
+
+    p.dense = 0;
+    p.deterministic = 1; /* a promise about a pass that is not run */
+    moba_plan *promised = make(context, &p);
+    cr_assert_eq(promised->saved.bytes, 0);
+    moba_plan_destroy(promised);
+
+    mobai_run run = {.kind = MOBAI_RUN_BACKWARD};
+    cr_assert_eq(mobai_check_run(forward, &run), MOBA_ERROR_UNSUPPORTED);
+    HAS(moba_last_error(), "inference");
+    moba_plan_destroy(both);
+    moba_plan_destroy(forward);
+    moba_context_destroy(context);
+}
+
 Test(planner, unlimited_never_slices_and_larger_bounds_never_need_less) {
     moba_context *context = mock_open();
     size_t before = 0;

@@ -105,6 +105,8 @@ Test(problems, every_field_has_its_limits) {
         {FIELD(causal), 2, BAD, "0 or 1"},
         {FIELD(dense), -1, BAD, "0 or 1"},
         {FIELD(deterministic), 7, BAD, "0 or 1"},
+        {FIELD(inference), 2, BAD, "0 or 1"},
+        {FIELD(reserved), 1, BAD, "must be 0"},
         {FIELD(max_batch), 0, BAD, "1"},
         {FIELD(max_batch), INT64_C(1) << 31, NO, "2^31"},
         {FIELD(max_total_q), -1, BAD, "0"},

@@ -40,17 +40,15 @@ static size_t fixed_floats(const mobai_bwd_extent *e, int64_t n_threads) {
     return (size_t)n_threads * (BLOCKS_PER_THREAD * e->block + e->tile);
 }
 
-/** Packed units, tiles, and accumulators of dQ: a lane for each thread, but at most an eighth of q, k, v and o. */
+/** Packed units, tiles, and accumulators of dQ: a lane for each thread, within the limit. */
 size_t MOBAI_ISA_FN(mobai_cpu_attend_bwd_scratch)(const mobai_shape *shape) {
     const moba_problem *p = shape->problem;
     const mobai_bwd_extent e = mobai_bwd_extent_of(p->head_dim);
     const int64_t n_threads = shape->caps->n_compute_units, group = p->n_q_heads / p->n_kv_heads;
     int64_t dq_floats = 0;
     if (!in_place((int32_t)p->dtype, p->head_dim)) {
-        const int64_t rows = p->max_total_q * p->n_q_heads + p->max_total_k * p->n_kv_heads;
-        const int64_t bytes = rows * p->head_dim * 2 * (int64_t)mobai_dtype_bytes(p->dtype);
         const int64_t n_lanes = mobai_min64(n_threads, shape->n_slice_kv_heads * p->max_batch);
-        dq_floats = mobai_min64(p->max_seqlen_q * group * e.row * n_lanes, bytes / 8 / (int64_t)sizeof(float));
+        dq_floats = mobai_min64(p->max_seqlen_q * group * e.row * n_lanes, mobai_cpu_dq_floats_limit(shape));
         dq_floats = mobai_max64(dq_floats, n_threads * MIN_RANGE * group * e.row);
     }
     return (fixed_floats(&e, n_threads) + (size_t)dq_floats) * sizeof(float);
