@@ -43,7 +43,7 @@ class Setting:
     local_block: int = 128  # a local layer sees its own block and the one before
     keys_read: int = 1024  # top_k * block_size of every routed variant
     blocks: tuple = (512, 256, 128)
-    events: int = 128  # key-value pairs in a training sequence, of N_KEYS keys
+    events: int = 1024  # key-value pairs in a training sequence at most, N_KEYS different ones; evenly spread in logarithm
     tail: int = 1024  # last positions: trailing loss, and where probes ask
     probes: tuple = (8192, 16384)
     eval_batches: int = 8
@@ -53,7 +53,7 @@ class Setting:
     budget: float = 0.0  # seconds for all training; 0: `steps` as given
 
 
-SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, local_block=16, keys_read=64, blocks=(32, 16), events=16,
+SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, local_block=16, keys_read=64, blocks=(32, 16), events=48,
                 tail=64, probes=(256, 512), eval_batches=1, steps=4)
 SHORT = Setting()
 LONG = dataclasses.replace(SHORT, steps=1500, seeds=(0, 1, 2))
@@ -76,10 +76,10 @@ def windows(text, batch, length, generator):
     return text[start[:, None] + torch.arange(length)].long()
 
 
-def place(tokens, slots, keys, values):
-    """Overwrites two bytes at each slot of each row; a slot is a pair of positions."""
-    tokens.scatter_(1, 2 * slots, FIRST_KEY + keys)
-    tokens.scatter_(1, 2 * slots + 1, FIRST_VALUE + values)
+def place(tokens, slots, keys, values, where=True):
+    """Overwrites two bytes at each slot of each row, a slot being a pair of positions, or only at those that `where` names."""
+    for at, what in ((2 * slots, FIRST_KEY + keys), (2 * slots + 1, FIRST_VALUE + values)):
+        tokens.scatter_(1, at, torch.where(torch.as_tensor(where), what, tokens.gather(1, at)))
 
 
 def pick(n_slots, batch, n, generator):
@@ -93,8 +93,11 @@ def training_batch(text, s, generator):
     slots = pick(s.length // 2, s.batch, s.events, generator)
     keys = torch.randint(0, N_KEYS, slots.shape, generator=generator)
     values = torch.randint(0, N_VALUES, (s.batch, N_KEYS), generator=generator).gather(1, keys)
-    place(tokens, slots, keys, values)
-    seen = (keys[:, :, None] == keys[:, None, :]).tril(-1).any(2)
+    share = (s.events / N_KEYS) ** -torch.rand(s.batch, 1, generator=generator)
+    kept = torch.rand(slots.shape, generator=generator) < share
+    place(tokens, slots, keys, values, kept)
+    one_hot = functional.one_hot(keys, N_KEYS) * kept[:, :, None]
+    seen = kept & ((one_hot.cumsum(1) - one_hot).gather(2, keys[:, :, None])[:, :, 0] > 0)
     recall = torch.zeros(s.batch, s.length, dtype=torch.bool).scatter_(1, 2 * slots, seen)
     return tokens, tokens[:, 1:] < FIRST_KEY, recall
 
@@ -144,11 +147,13 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    """Local and global layers in turn. ``n_dense`` global layers, the last ones, stay dense."""
+    """Local and global layers in turn over embeddings of this byte and the one before, so that one global layer can recall.
+
+    ``n_dense`` global layers, the last ones, stay dense."""
 
     def __init__(self, s, block, kconv, n_dense):
         super().__init__()
-        self.embed = nn.Embedding(256, s.dim)
+        self.embed, self.embed_before = nn.Embedding(256, s.dim), nn.Embedding(256, s.dim)
         n_global = s.layers // 2
         self.layers = nn.ModuleList()
         for i in range(n_global):
@@ -157,14 +162,14 @@ class Model(nn.Module):
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 depth = math.sqrt(2 * s.layers) if name.endswith(("out.weight", "down.weight")) else 1
-                nn.init.normal_(p, std=0.02 if "embed" in name else 1 / math.sqrt(p.shape[1]) / depth)
+                nn.init.normal_(p, std=0.5 if "embed" in name else 1 / math.sqrt(p.shape[1]) / depth)
 
     def global_layers(self):
         return self.layers[1::2]
 
     def forward(self, tokens):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.embed(tokens)
+        x = self.embed(tokens) + self.embed_before(functional.pad(tokens, (1, 0))[:, :-1])
         for layer in self.layers:
             x = layer(x, positions)
         return self.head(self.norm(x))
@@ -214,7 +219,7 @@ class Run:
         logits = self.logits(tokens[:, :-1])
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none").view_as(text)
         text_loss = (loss * text).sum() / text.sum()
-        recall_loss = (loss * recall).sum() / recall.sum().clamp(min=1)
+        recall_loss = ((loss * recall).sum(1) / recall.sum(1).clamp(min=1)).mean()
         (text_loss + recall_loss).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -222,6 +227,9 @@ class Run:
         if at % 10 == 9 or at == n_steps - 1:
             right = ((logits.argmax(-1) == tokens[:, 1:]) & recall).sum() / recall.sum().clamp(min=1)
             self.curve.append((at + 1, *torch.stack([text_loss.detach(), recall_loss.detach(), right]).tolist()))
+            if at % 50 == 49:
+                print("%s: step %d, loss %.3f, recall loss %.3f, recall %.1f %%" %
+                      (self.variant.name, *self.curve[-1][:3], 100 * self.curve[-1][3]), flush=True)
             if not math.isfinite(self.curve[-1][1]):
                 raise SystemExit("%s: the loss is not finite at step %d" % (self.variant.name, at + 1))
 

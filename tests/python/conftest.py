@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the package of this source tree and its library, and seeds every test."""
+"""Finds the package of this source tree and its library, and seeds every test.
+
+MOBA_TEST_DEVICE=cuda runs test_gradients.py there.
+"""
+import os
 import pathlib
 import sys
 
@@ -9,6 +13,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import torch  # noqa: E402
+
+
+torch.set_default_device(os.environ.get("MOBA_TEST_DEVICE", "cpu"))
 
 
 @pytest.fixture(autouse=True)
