@@ -15,15 +15,19 @@ static pthread_once_t runtime_once = PTHREAD_ONCE_INIT;
 
 /** A copy that the process has loaded already (PyTorch brings its own) comes first: two of them would not share
  * devices' memory. Then the newest; ROCm's folder is not always in the linker's path. */
-static void *open_library(void) {
+static void *open_library(char *reason, size_t capacity) {
     static const char *const names[] = {"libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so",
                                         "/opt/rocm/lib/libamdhip64.so"};
     enum { N_NAMES = sizeof names / sizeof names[0] };
     void *library = NULL;
     for (int i = 0; i < N_NAMES && !library; i++)
         library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
-    for (int i = 0; i < N_NAMES && !library; i++)
+    snprintf(reason, capacity, "libamdhip64.so (.7, .6 or .5) was not found: no ROCm is installed");
+    for (int i = 0; i < N_NAMES && !library; i++) {
         library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+        const char *why = library ? NULL : dlerror();
+        if (why && !strstr(why, "No such file")) snprintf(reason, capacity, "ROCm's library cannot be opened: %s", why);
+    }
     return library;
 }
 
@@ -83,11 +87,9 @@ static bool any_usable(int n, char *reason, size_t capacity) {
 static void open_runtime(void) {
     char *reason = runtime.reason;
     const size_t capacity = sizeof runtime.reason;
-    runtime.library = open_library();
-    if (!runtime.library) {
-        snprintf(reason, capacity, "libamdhip64.so (.7, .6 or .5) was not found: no ROCm is installed");
-        return;
-    }
+    runtime.library = open_library(reason, capacity);
+    if (!runtime.library) return;
+    reason[0] = '\0';
     if (!find_symbols(reason, capacity)) return;
     int n = 0, result = runtime.api.init(0);
     if (result == HIP_SUCCESS) result = runtime.api.device_count(&n);
