@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Buffers as descriptors, for devices without bufferDeviceAddress. A storage buffer binding may span no more than
- * maxStorageBufferRange, so each buffer of a kernel is bound as several consecutive windows of a power of two, from the
- * buffer's offset on; the prelude of the generated GLSL picks the window. How many windows there are follows from how
- * many bindings the device allows.
+ * maxStorageBufferRange, so each buffer of a kernel is bound as two or more consecutive windows of a power of two, from
+ * the buffer's offset on; the prelude of the generated GLSL picks the window. How many windows there are follows from
+ * how many bindings the device allows. Buffer k has the bindings 2k, its first window, and 2k + 1, the others.
  */
 #include <stddef.h>
 #include <stdlib.h>
@@ -49,7 +49,7 @@ uint32_t mobai_vk_bound_windows(const VkPhysicalDeviceLimits *limits) {
 
 const char *mobai_vk_bound_reject(const VkPhysicalDeviceLimits *limits, const VkPhysicalDeviceFeatures *features) {
     if (!features->shaderStorageBufferArrayDynamicIndexing) return "it lacks shaderStorageBufferArrayDynamicIndexing";
-    if (mobai_vk_bound_windows(limits) == 0) return "its shaders may use fewer storage buffers than a kernel has";
+    if (mobai_vk_bound_windows(limits) < 2) return "its shaders may use fewer storage buffers than a kernel binds";
     return NULL;
 }
 
@@ -118,14 +118,15 @@ moba_status mobai_vk_bound_layout(mobai_device *d, const mobai_simt_instance *in
         return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%s cannot run %s without addresses: %s", d->name, instance->name,
                           d->no_bound);
     out->n_windows = kernel_windows(kernel, d->max_bindings);
-    VkDescriptorSetLayoutBinding bindings[MOBAI_MAX_KERNEL_PARAMS + 1];
-    for (uint32_t i = 0; i < n + block; i++)
+    VkDescriptorSetLayoutBinding bindings[2 * MOBAI_MAX_KERNEL_PARAMS + 1];
+    for (uint32_t i = 0; i < 2 * n + block; i++)
         bindings[i] = (VkDescriptorSetLayoutBinding){.binding = i,
                                                      .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
-                                                     .descriptorCount = i < n ? out->n_windows : 1,
+                                                     .descriptorCount = i % 2 ? out->n_windows - 1 : 1,
                                                      .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT};
-    VkDescriptorSetLayoutCreateInfo sets = {
-        .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, .bindingCount = n + block, .pBindings = bindings};
+    VkDescriptorSetLayoutCreateInfo sets = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO,
+                                            .bindingCount = 2 * n + block,
+                                            .pBindings = bindings};
     MOBAI_TRY_VK(d->vk.vkCreateDescriptorSetLayout(d->device, &sets, NULL, &out->set_layout),
                  "vkCreateDescriptorSetLayout");
     VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, MOBAI_VK_PUSH_BYTES};
@@ -226,29 +227,22 @@ moba_status mobai_vk_bind(mobai_device *d, VkCommandBuffer commands, mobai_vk_se
                           const mobai_launch *launch, const mobai_stage_args *args, uint64_t params) {
     const mobai_kernel *kernel = instance->kernel;
     VkDescriptorBufferInfo infos[MOBAI_MAX_KERNEL_PARAMS * MOBAI_VK_MAX_WINDOWS + 1];
-    VkWriteDescriptorSet writes[MOBAI_MAX_KERNEL_PARAMS + 1];
+    VkWriteDescriptorSet writes[2 * MOBAI_MAX_KERNEL_PARAMS + 1];
     VkDescriptorSet set;
-    uint32_t n = (uint32_t)launch->n_buffers, windows = pipeline->n_windows;
+    uint32_t n = (uint32_t)launch->n_buffers, windows = pipeline->n_windows, block = has_block(kernel);
     for (uint32_t i = 0; i < n; i++)
         MOBAI_TRY(fill_windows(d, kernel, (int32_t)i, launch->buffers[i],
                                mobai_vk_extent(args, kernel->params[i].offset), windows, infos + i * windows));
+    infos[n * windows] = (VkDescriptorBufferInfo){d->params.buffer, params, (uint64_t)kernel->block_bytes};
     MOBAI_TRY(take_set(d, sets, pipeline->set_layout, &set));
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < 2 * n + block; i++)
         writes[i] = (VkWriteDescriptorSet){.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
                                            .dstSet = set,
                                            .dstBinding = i,
-                                           .descriptorCount = windows,
+                                           .descriptorCount = i % 2 ? windows - 1 : 1,
                                            .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
-                                           .pBufferInfo = infos + i * windows};
-    if (has_block(kernel)) {
-        infos[n * windows] = (VkDescriptorBufferInfo){d->params.buffer, params, (uint64_t)kernel->block_bytes};
-        writes[n] = writes[0];
-        writes[n].dstBinding = n;
-        writes[n].descriptorCount = 1;
-        writes[n].pBufferInfo = infos + n * windows;
-        n++;
-    }
-    d->vk.vkUpdateDescriptorSets(d->device, n, writes, 0, NULL);
+                                           .pBufferInfo = infos + i / 2 * windows + i % 2};
+    d->vk.vkUpdateDescriptorSets(d->device, 2 * n + block, writes, 0, NULL);
     d->vk.vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->layout, 0, 1, &set, 0, NULL);
     return MOBA_OK;
 }

@@ -43,13 +43,14 @@ layout(buffer_reference, std430, buffer_reference_align = 2) buffer U16Ref_ { ui
 #define LDH(b, i) uint(AT_(U16Ref_, b, i, 2ul))
 #define STH(b, i, x) AT_(U16Ref_, b, i, 2ul) = uint16_t(x)
 #else
-/* A buffer is bound as WINDOWS consecutive ranges of 2^WINDOW_SHIFT bytes, because a range may not be longer than
- * maxStorageBufferRange. The variable of its name is the distance in bytes from the first one's begin. An array of
- * descriptors is indexed by constants and loop counters only, which needs no non-uniform indexing. */
-layout(constant_id = 0) const uint WINDOWS = 1u;
+/* A buffer is bound as WINDOWS (2 or more) consecutive ranges of 2^WINDOW_SHIFT bytes, because a range may not be longer
+ * than maxStorageBufferRange: the first at binding 2k, the others as an array at 2k + 1, indexed by loop counters only,
+ * which needs no non-uniform indexing. The variable of a buffer's name is the distance in bytes from the first's begin. */
+layout(constant_id = 0) const uint WINDOWS = 2u;
 layout(constant_id = 1) const uint WINDOW_SHIFT = 27u;
 #define BIND_(k, b, kind, type, bytes, access)                                                      \
-    layout(set = 0, binding = k, std430) access buffer b##_block_ { type v[]; } b##_w_[WINDOWS];    \
+    layout(set = 0, binding = 2 * k, std430) access buffer b##_first_ { type v[]; } b##_w_;         \
+    layout(set = 0, binding = 2 * k + 1, std430) access buffer b##_more_ { type v[]; } b##_x_[WINDOWS - 1u]; \
     uint b##_at_(int64_t i, out uint w)                                                             \
     {                                                                                               \
         uint64_t at = b + uint64_t(i) * bytes;                                                      \
@@ -59,19 +60,19 @@ layout(constant_id = 1) const uint WINDOW_SHIFT = 27u;
     type b##_ld##kind##_(int64_t i)                                                                 \
     {                                                                                               \
         uint w, e = b##_at_(i, w);                                                                  \
-        if (w == 0u) return b##_w_[0].v[e];                                                         \
+        if (w == 0u) return b##_w_.v[e];                                                            \
         type x = type(0);                                                                           \
         for (uint y = 1u; y < WINDOWS; y++)                                                         \
-            if (y == w) x = b##_w_[y].v[e];                                                         \
+            if (y == w) x = b##_x_[y - 1u].v[e];                                                    \
         return x;                                                                                   \
     }
 #define BIND_ST_(b, kind, type)                                                                     \
     void b##_st##kind##_(int64_t i, type x)                                                         \
     {                                                                                               \
         uint w, e = b##_at_(i, w);                                                                  \
-        if (w == 0u) b##_w_[0].v[e] = x;                                                            \
+        if (w == 0u) b##_w_.v[e] = x;                                                               \
         for (uint y = 1u; y < WINDOWS; y++)                                                         \
-            if (y == w) b##_w_[y].v[e] = x;                                                         \
+            if (y == w) b##_x_[y - 1u].v[e] = x;                                                    \
     }
 #define BIND_IN_(k, b, kind, type, bytes) BIND_(k, b, kind, type, bytes, readonly)
 #define BIND_OUT_(k, b, kind, type, bytes) BIND_(k, b, kind, type, bytes, ) BIND_ST_(b, kind, type)

@@ -106,7 +106,7 @@ static void emit_glsl_params(text *out, const kernel *k, const instance *instanc
         text_add(out,
                  "#ifdef MOBA_BOUND\nlayout(set = 0, binding = %d, std430) readonly buffer Params_ {\n#else\n"
                  "layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Params_ {\n#endif\n",
-                 n_buffers);
+                 2 * n_buffers);
     for (int pass = 0; pass < 3; pass++)
         for (int i = 0; i < k->n_params; i++) {
             const param *p = &k->params[i];

@@ -55,14 +55,16 @@ moba_context *th_context_like(const th_session *session, int32_t n_threads) {
     return open_context(session->backend, session->mask, n_threads);
 }
 
-/* Opens the unmasked backend, then one session for each capability hidden from the last to the first. */
+/* Opens the unmasked backend, then one session for each capability hidden from the last to the first. MOBA_TEST_TIERS=0
+ * opens the unmasked one only, MOBA_TEST_TIERS=-NAME,... only the one with that mask. */
 static size_t open_backend(th_session *sessions, const char *backend) {
+    const char *tiers = getenv("MOBA_TEST_TIERS");
     size_t n = 0;
     snprintf(sessions[0].backend, sizeof sessions[0].backend, "%s", backend);
-    sessions[0].context = open_context(backend, "", 0);
+    snprintf(sessions[0].mask, sizeof sessions[0].mask, "%s", tiers != NULL && *tiers == '-' ? tiers : "");
+    sessions[0].context = open_context(backend, sessions[0].mask, 0);
     n++;
-    const char *tiers = getenv("MOBA_TEST_TIERS");
-    if (tiers != NULL && strcmp(tiers, "0") == 0) return n;
+    if (tiers != NULL && (strcmp(tiers, "0") == 0 || *tiers == '-')) return n;
 
     moba_device_description device = MOBA_DEVICE_DESCRIPTION_INIT;
     cr_assert_eq(moba_context_device(sessions[0].context, &device), MOBA_OK, "%s", moba_last_error());
@@ -126,6 +128,16 @@ bool th_ok(const th_session *session, const th_case *c, moba_status status, cons
     return false;
 }
 
+/* MOBA_TEST_SHARE=i/n: every n-th problem from the i-th on, where a problem's dtypes count one after the other, so that
+ * the n shares make up the whole and each has every dtype. */
+static bool in_share(size_t problem, size_t dtype) {
+    const char *text = getenv("MOBA_TEST_SHARE");
+    unsigned share = 0, n = 1;
+    if (text != NULL && (sscanf(text, "%u/%u", &share, &n) != 2 || share >= n))
+        th_fatal("MOBA_TEST_SHARE is \"%s\"; it must be i/n with i below n", text);
+    return (problem + dtype) % n == share;
+}
+
 void th_for_each(const char *const *problems, size_t n, th_check check) {
     static const char *const dtypes[] = {"f32", "f16", "bf16"};
     size_t n_sessions;
@@ -133,6 +145,7 @@ void th_for_each(const char *const *problems, size_t n, th_check check) {
     for (size_t i = 0; i < n; i++) {
         const char *at = strchr(problems[i], '@');
         for (size_t d = 0; d < (at != NULL ? 3u : 1u); d++) {
+            if (!in_share(i, d)) continue;
             char text[256];
             int before = at != NULL ? (int)(at - problems[i]) : (int)strlen(problems[i]);
             snprintf(text, sizeof text, "%.*s%s%s", before, problems[i], at != NULL ? dtypes[d] : "",
