@@ -16,6 +16,9 @@ typedef enum cuda_module_id {
     CUDA_MODULE_INDEX,
     CUDA_MODULE_ATTEND,
     CUDA_MODULE_COMBINE,
+    CUDA_MODULE_DELTA,
+    CUDA_MODULE_ATTEND_BWD,
+    CUDA_MODULE_DQ_SUM,
     CUDA_MODULE_COUNT
 } cuda_module_id;
 
@@ -41,7 +44,7 @@ enum {
 #include "simt_kernels.inc"
 #undef SIMT_KERNEL
     ,
-    CUDA_N_NATIVE_VARIANTS = 17,
+    CUDA_N_NATIVE_VARIANTS = 29,
     CUDA_N_VARIANTS = CUDA_N_NATIVE_VARIANTS
 #define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
 #include "simt_rows.inc"
@@ -78,6 +81,21 @@ void cuda_leave(void);
 moba_status cuda_load(mobai_device *device, cuda_module_id module);
 void cuda_unload_all(mobai_device *device);
 
+/* launch.c: what it shares with launch_bwd.c */
+typedef struct cuda_grid {
+    unsigned x, y, z, threads, shared;
+} cuda_grid;
+/** Kernel parameters of a stage; the backward's own are left 0. */
+mobai_sm90_params cuda_params_of(const mobai_stage_args *args);
+mobai_sm90_tensor cuda_tensor(const moba_tensor *t, int64_t seqlen, bool packed);
+/** Rows can be moved 16 bytes at a time. */
+bool cuda_is_aligned(const mobai_sm90_tensor *t);
+/** Place of a kernel in its BY_ELEMENT_AND_DIM group. */
+int cuda_kernel_place(const cuda_code *code, bool aligned);
+unsigned cuda_shared_of(cuda_module_id module, int kernel);
+moba_status cuda_run(mobai_device *device, cu_stream stream, cuda_module_id module, int kernel, cuda_grid g,
+                     mobai_sm90_params *p);
+
 /* launch.c */
 moba_status cuda_launch_centroid(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
 moba_status cuda_launch_gate(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
@@ -85,7 +103,12 @@ moba_status cuda_launch_index(mobai_device *, cu_stream, const cuda_code *, cons
 moba_status cuda_launch_attend(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
 moba_status cuda_launch_combine(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
 
-/** True for the variants of launch.c, false for generated ones. */
+/* launch_bwd.c */
+moba_status cuda_launch_delta(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
+moba_status cuda_launch_attend_bwd(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
+moba_status cuda_launch_dq_sum(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
+
+/** True for the variants of launch.c and launch_bwd.c, false for generated ones. */
 static inline bool cuda_is_native(const mobai_variant *variant) { return variant->needs != 0; }
 
 /* simt.c: the context must be current. */
@@ -95,6 +118,9 @@ void cuda_simt_unload(mobai_device *device);
 /** Scratch of the index for runs up to these bounds, and of attend for a slice. */
 size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);
 size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k);
+size_t cuda_attend_bwd_scratch(const mobai_shape *shape);
+/** Key tiles of a block in the backward: each writes a partial of dQ for every pick. */
+int32_t cuda_key_tiles(int32_t block_size);
 
 /** mobai_backend.kept_bytes: the index's map of where each pick went, for attend and combine. */
 size_t cuda_kept_bytes(const mobai_variant *variant, const mobai_shape *shape);

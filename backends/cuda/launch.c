@@ -11,13 +11,13 @@
 
 static uint64_t address(moba_buffer b) { return b.handle ? b.handle + b.offset : 0; }
 
-static mobai_sm90_tensor tensor(const moba_tensor *t, int64_t seqlen, bool packed) {
+mobai_sm90_tensor cuda_tensor(const moba_tensor *t, int64_t seqlen, bool packed) {
     return (mobai_sm90_tensor){address(t->buffer), t->token_stride, t->head_stride,
                                packed ? 0 : t->batch_stride - seqlen * t->token_stride};
 }
 
 /** Rows can be moved 16 bytes at a time. */
-static bool is_aligned(const mobai_sm90_tensor *t) {
+bool cuda_is_aligned(const mobai_sm90_tensor *t) {
     return t->address % 16 == 0 && (t->token_stride | t->head_stride | t->batch_shift) % 8 == 0;
 }
 
@@ -31,14 +31,14 @@ static void set_divisor(uint32_t divisor, uint32_t *magic, uint32_t *shift) {
     *shift = s;
 }
 
-static mobai_sm90_params params_of(const mobai_stage_args *a) {
+mobai_sm90_params cuda_params_of(const mobai_stage_args *a) {
     const bool packed = a->cu_seqlens_q.handle != 0;
     mobai_sm90_params p;
     memset(&p, 0, sizeof p);
-    p.q = tensor(&a->q, a->seqlen_q, packed);
-    p.k = tensor(&a->k, a->seqlen_k, packed);
-    p.v = tensor(&a->v, a->seqlen_k, packed);
-    p.o = tensor(&a->o, a->seqlen_q, packed);
+    p.q = cuda_tensor(&a->q, a->seqlen_q, packed);
+    p.k = cuda_tensor(&a->k, a->seqlen_k, packed);
+    p.v = cuda_tensor(&a->v, a->seqlen_k, packed);
+    p.o = cuda_tensor(&a->o, a->seqlen_q, packed);
     p.lse = address(a->lse);
     p.cu_q = address(a->cu_seqlens_q);
     p.cu_k = address(a->cu_seqlens_k);
@@ -77,12 +77,8 @@ static mobai_sm90_params params_of(const mobai_stage_args *a) {
     return p;
 }
 
-typedef struct grid {
-    unsigned x, y, z, threads, shared;
-} grid;
-
-static moba_status run(mobai_device *device, cu_stream stream, cuda_module_id module, int kernel, grid g,
-                       mobai_sm90_params *p) {
+moba_status cuda_run(mobai_device *device, cu_stream stream, cuda_module_id module, int kernel, cuda_grid g,
+                     mobai_sm90_params *p) {
     void *arguments[] = {p};
     cu_result result = cuda_driver_get()->api.launch(device->functions[module][kernel], g.x, g.y, g.z, g.threads, 1, 1,
                                                      g.shared, stream, arguments, NULL);
@@ -94,37 +90,37 @@ static moba_status run(mobai_device *device, cu_stream stream, cuda_module_id mo
 }
 
 /** Place of a kernel in its BY_ELEMENT_AND_DIM group. */
-static int place(const cuda_code *code, bool aligned) {
+int cuda_kernel_place(const cuda_code *code, bool aligned) {
     return code->bf16 * 4 + (code->head_dim == 128) * 2 + !aligned;
 }
 
-static unsigned shared_of(cuda_module_id module, int kernel) {
+unsigned cuda_shared_of(cuda_module_id module, int kernel) {
     return cuda_modules[module].kernels[kernel].dynamic_shared;
 }
 
 moba_status cuda_launch_centroid(mobai_device *device, cu_stream stream, const cuda_code *code,
                                  const mobai_stage_args *a) {
-    mobai_sm90_params p = params_of(a);
+    mobai_sm90_params p = cuda_params_of(a);
     int64_t groups = (int64_t)p.n_slots * p.n_slice_kv_heads;
     if (groups == 0) return MOBA_OK;
     if (groups > INT32_MAX)
         return mobai_fail(MOBA_ERROR_UNSUPPORTED, "%lld (key block, kv head) pairs; one launch covers at most %d",
                           (long long)groups, INT32_MAX);
-    grid g = {(unsigned)groups, 1, 1, 128, 0};
-    return run(device, stream, CUDA_MODULE_CENTROID, place(code, is_aligned(&p.k)), g, &p);
+    cuda_grid g = {(unsigned)groups, 1, 1, 128, 0};
+    return cuda_run(device, stream, CUDA_MODULE_CENTROID, cuda_kernel_place(code, cuda_is_aligned(&p.k)), g, &p);
 }
 
 moba_status cuda_launch_gate(mobai_device *device, cu_stream stream, const cuda_code *code, const mobai_stage_args *a) {
-    mobai_sm90_params p = params_of(a);
+    mobai_sm90_params p = cuda_params_of(a);
     if (p.total_q == 0 || p.n_slice_kv_heads == 0) return MOBA_OK;
     const int routed = p.top_k - p.n_sink - (p.causal ? (p.n_local > 1 ? p.n_local : 1) : 0);
     const bool few = routed <= 8;
-    const int kernel = place(code, is_aligned(&p.q)) + (few ? 0 : routed <= 16 ? 8 : 16);
+    const int kernel = cuda_kernel_place(code, cuda_is_aligned(&p.q)) + (few ? 0 : routed <= 16 ? 8 : 16);
     const int64_t rows = few ? 192 : 128;
     const int64_t tiles = mobai_ceil_div(p.total_q, rows) * p.n_slice_kv_heads * p.group;
-    grid g = {(unsigned)mobai_min64(tiles, device->n_multiprocessors), 1, 1, few ? 512 : 384,
-              shared_of(CUDA_MODULE_GATE, kernel)};
-    return run(device, stream, CUDA_MODULE_GATE, kernel, g, &p);
+    cuda_grid g = {(unsigned)mobai_min64(tiles, device->n_multiprocessors), 1, 1, few ? 512 : 384,
+                   cuda_shared_of(CUDA_MODULE_GATE, kernel)};
+    return cuda_run(device, stream, CUDA_MODULE_GATE, kernel, g, &p);
 }
 
 /* ------------------------------------------------------------------------------------------------- index -- */
@@ -152,7 +148,7 @@ size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, i
 moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda_code *code,
                               const mobai_stage_args *a) {
     (void)code;
-    mobai_sm90_params p = params_of(a);
+    mobai_sm90_params p = cuda_params_of(a);
     const int64_t rows = (int64_t)p.total_q * p.group;
     if (p.n_slice_kv_heads == 0) return MOBA_OK;
     p.index_chunk_rows = (int32_t)index_chunk_rows(p.n_slice_kv_heads, rows, p.n_slots, p.top_k);
@@ -162,14 +158,14 @@ moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda
     const unsigned warps = window <= 1280 ? 32 : window <= 2048 ? 16 : 8;
     const int first = p.top_k <= 8 ? 1 : p.top_k <= 16 ? 3 : 5;
     const unsigned picks = (unsigned)(p.index_chunk_rows * p.top_k);
-    grid count = {(unsigned)p.n_index_chunks, windows, (unsigned)p.n_slice_kv_heads, 512, window * 4};
-    grid scan = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
-    grid scatter = count;
+    cuda_grid count = {(unsigned)p.n_index_chunks, windows, (unsigned)p.n_slice_kv_heads, 512, window * 4};
+    cuda_grid scan = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
+    cuda_grid scatter = count;
     scatter.threads = warps * 32;
     scatter.shared = 2 * ((window + 2) & ~1u) * 4 + warps * ((window + 1) & ~1u) * 2 + picks * 2;
-    MOBAI_TRY(run(device, stream, CUDA_MODULE_INDEX, first, count, &p));
-    MOBAI_TRY(run(device, stream, CUDA_MODULE_INDEX, 0, scan, &p));
-    return run(device, stream, CUDA_MODULE_INDEX, first + 1, scatter, &p);
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, first, count, &p));
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, 0, scan, &p));
+    return cuda_run(device, stream, CUDA_MODULE_INDEX, first + 1, scatter, &p);
 }
 
 /* ---------------------------------------------------------------------------------------- attend, combine -- */
@@ -188,7 +184,7 @@ size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64
 
 moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cuda_code *code,
                                const mobai_stage_args *a) {
-    mobai_sm90_params p = params_of(a);
+    mobai_sm90_params p = cuda_params_of(a);
     if (p.n_slice_kv_heads == 0 || p.query_end == p.query_begin) return MOBA_OK;
     if (p.q.token_stride > INT32_MAX || p.q.head_stride > INT32_MAX)
         return mobai_fail(MOBA_ERROR_UNSUPPORTED,
@@ -202,28 +198,28 @@ moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cud
     const int64_t steps =
         mobai_min64(mobai_ceil_div(total_rows * 2 * code->head_dim, ITEM_STEP_BYTES), MOBAI_SM90_ITEM_STEPS);
     p.item_step_rows = steps > 1 ? (uint32_t)mobai_ceil_div(total_rows, steps) : 0;
-    grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
-    MOBAI_TRY(run(device, stream, CUDA_MODULE_ATTEND, 0, items, &p));
+    cuda_grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND, 0, items, &p));
     if (!p.places) {
-        grid places = {(unsigned)p.n_slots, (unsigned)p.n_slice_kv_heads, 1, 128, 0};
-        MOBAI_TRY(run(device, stream, CUDA_MODULE_ATTEND, 1, places, &p));
+        cuda_grid places = {(unsigned)p.n_slots, (unsigned)p.n_slice_kv_heads, 1, 128, 0};
+        MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND, 1, places, &p));
     }
-    const bool aligned = is_aligned(&p.q) && is_aligned(&p.k) && is_aligned(&p.v);
+    const bool aligned = cuda_is_aligned(&p.q) && cuda_is_aligned(&p.k) && cuda_is_aligned(&p.v);
     const int method = p.block_size == 64 ? 0 : p.block_size == 128 ? 1 : 2;
-    const int kernel = 2 + method * 8 + place(code, aligned);
+    const int kernel = 2 + method * 8 + cuda_kernel_place(code, aligned);
     const int per_multiprocessor = method < 2 && aligned ? 2 : 1;
-    grid g = {
+    cuda_grid g = {
         (unsigned)mobai_min64(capacity * p.n_slice_kv_heads, (int64_t)device->n_multiprocessors * per_multiprocessor),
-        1, 1, 256, shared_of(CUDA_MODULE_ATTEND, kernel)};
-    return run(device, stream, CUDA_MODULE_ATTEND, kernel, g, &p);
+        1, 1, 256, cuda_shared_of(CUDA_MODULE_ATTEND, kernel)};
+    return cuda_run(device, stream, CUDA_MODULE_ATTEND, kernel, g, &p);
 }
 
 moba_status cuda_launch_combine(mobai_device *device, cu_stream stream, const cuda_code *code,
                                 const mobai_stage_args *a) {
-    mobai_sm90_params p = params_of(a);
+    mobai_sm90_params p = cuda_params_of(a);
     const int64_t rows = (int64_t)(p.query_end - p.query_begin) * p.group;
     if (p.n_slice_kv_heads == 0 || rows == 0) return MOBA_OK;
     const int64_t rows_per_group = 256 / (code->head_dim / 8);
-    grid g = {(unsigned)mobai_ceil_div(rows, rows_per_group), (unsigned)p.n_slice_kv_heads, 1, 256, 0};
-    return run(device, stream, CUDA_MODULE_COMBINE, place(code, is_aligned(&p.o)), g, &p);
+    cuda_grid g = {(unsigned)mobai_ceil_div(rows, rows_per_group), (unsigned)p.n_slice_kv_heads, 1, 256, 0};
+    return cuda_run(device, stream, CUDA_MODULE_COMBINE, cuda_kernel_place(code, cuda_is_aligned(&p.o)), g, &p);
 }

@@ -8,13 +8,17 @@
 #include "core/status.h"
 
 extern const unsigned char mobai_cuda_sm90_centroid[], mobai_cuda_sm90_gate[], mobai_cuda_sm90_index[],
-    mobai_cuda_sm90_attend[], mobai_cuda_sm90_combine[];
+    mobai_cuda_sm90_attend[], mobai_cuda_sm90_combine[], mobai_cuda_sm90_delta[], mobai_cuda_sm90_attend_bwd[],
+    mobai_cuda_sm90_dq_sum[];
 
-/* Shared memory as laid out in kernels/sm90: gate_layout and attend_layout. */
+/* Shared memory as laid out in kernels/sm90: gate_layout, attend_layout and bwd_layout. */
 #define LIST_BYTES(sublist) (64 * (4 * (sublist)*8 + 32))
 #define GATE_BYTES(d, consumers, sub)                                                                                  \
     (2 * 128 * (d)*2 + (consumers) * (64 * (d)*2 + 16 * 128 * 8 + LIST_BYTES(sub)) + 1024)
 #define ATTEND_BYTES(d, keys) (2 * (keys) * (d)*2 + 2 * 64 * (d)*2 + 1024)
+#define ATTEND_BWD_BYTES(d, keys)                                                                                      \
+    (2 * (keys) * (d)*2 + ((keys) == 128 ? 3 : 4) * 32768 + 2 * (keys) * (8192 / (d)) * 2 +                            \
+     ((keys) == 64 ? 256 * (d) : 0) + 1024)
 #define INDEX_COUNT_BYTES (MOBAI_SM90_INDEX_WINDOW * 4)
 #define INDEX_SCATTER_BYTES (225 * 1024)
 
@@ -55,6 +59,19 @@ const cuda_module cuda_modules[CUDA_MODULE_COUNT] = {
                              BY_ELEMENT_AND_DIM("attend", "_stream", ATTEND_BYTES(64, 128), ATTEND_BYTES(128, 128)),
                              {NULL, 0}}},
     [CUDA_MODULE_COMBINE] = {"combine", mobai_cuda_sm90_combine, {BY_ELEMENT_AND_DIM("combine", "", 0, 0), {NULL, 0}}},
+    [CUDA_MODULE_DELTA] = {"delta", mobai_cuda_sm90_delta, {BY_ELEMENT_AND_DIM("delta", "", 0, 0), {NULL, 0}}},
+    [CUDA_MODULE_ATTEND_BWD] =
+        {"attend_bwd",
+         mobai_cuda_sm90_attend_bwd,
+         {{"attend_bwd_items", 0},
+          {"attend_bwd_finish_f16", 0},
+          {"attend_bwd_finish_f16_strided", 0},
+          {"attend_bwd_finish_bf16", 0},
+          {"attend_bwd_finish_bf16_strided", 0},
+          BY_ELEMENT_AND_DIM("attend_bwd", "_n64", ATTEND_BWD_BYTES(64, 64), ATTEND_BWD_BYTES(128, 64)),
+          BY_ELEMENT_AND_DIM("attend_bwd", "_n128", ATTEND_BWD_BYTES(64, 128), ATTEND_BWD_BYTES(128, 128)),
+          {NULL, 0}}},
+    [CUDA_MODULE_DQ_SUM] = {"dq_sum", mobai_cuda_sm90_dq_sum, {BY_ELEMENT_AND_DIM("dq_sum", "", 0, 0), {NULL, 0}}},
 };
 
 static moba_status load(mobai_device *device, cuda_module_id id) {

@@ -46,6 +46,20 @@ static double combine_cost(const mobai_shape *s) {
     return LAUNCH_US +
            copy_us(s, picks_of(s) * (2.0 * s->problem->head_dim + 12.0) + 2.0 * rows_of(s) * s->problem->head_dim);
 }
+static double delta_cost(const mobai_shape *s) {
+    return LAUNCH_US + copy_us(s, 4.0 * rows_of(s) * s->problem->head_dim);
+}
+static double attend_bwd_cost(const mobai_shape *s) {
+    const double pairs = picks_of(s) * s->problem->block_size;
+    const double traffic =
+        copy_us(s, picks_of(s) * 6.0 * s->problem->head_dim * cuda_key_tiles(s->problem->block_size));
+    const double products = matrix_us(s, 10.0 * pairs * s->problem->head_dim) / 0.6;
+    return 3.0 * LAUNCH_US + (products > traffic ? products : traffic);
+}
+static double dq_sum_cost(const mobai_shape *s) {
+    const double partials = picks_of(s) * cuda_key_tiles(s->problem->block_size) * 2.0 * s->problem->head_dim;
+    return LAUNCH_US + copy_us(s, partials + 2.0 * rows_of(s) * s->problem->head_dim);
+}
 
 /* ----------------------------------------------------------------------------------------- rejects, scratch -- */
 
@@ -83,6 +97,10 @@ static size_t attend_scratch(const mobai_shape *s) {
                                p->top_k);
 }
 static size_t partial_bytes(const mobai_shape *s) { return (size_t)s->problem->head_dim * 2; }
+/** Of dQ: one for each key tile of the picked block. */
+static size_t bwd_partial_bytes(const mobai_shape *s) {
+    return partial_bytes(s) * (size_t)cuda_key_tiles(s->problem->block_size);
+}
 
 /* ------------------------------------------------------------------------------------------------- table -- */
 
@@ -98,6 +116,9 @@ CODES(centroid, CUDA_MODULE_CENTROID)
 CODES(gate, CUDA_MODULE_GATE)
 CODES(attend, CUDA_MODULE_ATTEND)
 CODES(combine, CUDA_MODULE_COMBINE)
+CODES(delta, CUDA_MODULE_DELTA)
+CODES(attend_bwd, CUDA_MODULE_ATTEND_BWD)
+CODES(dq_sum, CUDA_MODULE_DQ_SUM)
 static const cuda_code index_any = {CUDA_MODULE_INDEX, 0, 0, cuda_launch_index};
 
 #define ROW(stage_, STAGE, type, DTYPE, d, method, m, n, scratch, partial)                                             \
@@ -126,6 +147,9 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
      .code = &index_any},
     ROWS(attend, MOBAI_STAGE_ATTEND, "wgmma_m64n128", 64, 128, attend_scratch, partial_bytes),
     ROWS(combine, MOBAI_STAGE_COMBINE, "rows", 0, 0, NULL, partial_bytes),
+    ROWS(delta, MOBAI_STAGE_DELTA, "rows", 0, 0, NULL, NULL),
+    ROWS(attend_bwd, MOBAI_STAGE_ATTEND_BWD, "wgmma_m64n128", 64, 128, cuda_attend_bwd_scratch, bwd_partial_bytes),
+    ROWS(dq_sum, MOBAI_STAGE_DQ_SUM, "rows", 0, 0, NULL, bwd_partial_bytes),
 #include "simt_rows.inc"
 };
 

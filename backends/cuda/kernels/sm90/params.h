@@ -36,6 +36,17 @@ typedef struct mobai_sm90_params {
     /* x / group, x / block_size, x / seqlen_q = umulhi(x, magic) >> shift for x < 2^31 and divisors above 1 */
     uint32_t group_magic, group_shift, block_magic, block_shift, seqlen_magic, seqlen_shift;
     float scale_log2; /* softmax_scale * log2(e) */
+    /* backward */
+    mobai_sm90_tensor dout, dq, dk, dv;
+    uint64_t delta;
+    uint64_t dkprime; /* float32, takes the place of dk; 0: none */
+    int32_t n_kv_heads, head_dim;
+    int32_t n_key_tiles;  /* of a block: each writes a partial of dQ for every pick */
+    int32_t row_tile;     /* gathered rows of a tile */
+    int32_t n_workers;    /* work-groups that share the slice */
+    int32_t n_part_capacity;
+    uint64_t parts; /* float32 [part][2][keys][head_dim]: dK and dV of the pieces of cut lists */
+    float softmax_scale;
 } mobai_sm90_params;
 
 /** One piece of a key block's list, made by the items kernel for attend. */
@@ -66,5 +77,34 @@ typedef struct mobai_sm90_list {
 /** Attend scratch: counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity], lists [kv
  * heads][n_slots]. */
 #define MOBAI_SM90_ITEMS_OFFSET (16 + 4 * MOBAI_SM90_MAX_KV_HEADS)
+
+/** One piece of the list of one key tile of a block, made by attend_bwd_items. */
+typedef struct mobai_sm90_bwd_item {
+    int64_t first; /* position of its first row in the kv head's index */
+    uint32_t n_rows;
+    uint32_t n_masked; /* leading rows that do not see every key of a full tile */
+    int32_t key_row;   /* storage row of the tile's first key */
+    int32_t n_keys;    /* real keys of the tile */
+    int32_t pos_shift; /* query row t sees the tile's keys 0 .. t + pos_shift */
+    int32_t sequence;
+    int32_t key_tile; /* number of the tile within its block */
+    int32_t part;     /* where its dK and dV go; -1: to dk and dv */
+    int32_t unused[2];
+} mobai_sm90_bwd_item;
+
+/** How the list of one key tile was cut. */
+typedef struct mobai_sm90_bwd_list {
+    uint32_t n_rows;
+    int32_t first_part, n_pieces;
+} mobai_sm90_bwd_list;
+
+/** Lists are cut into pieces of about total / (SHARES * work-groups) row tiles; those up to 1.5 times as long stay whole. */
+#define MOBAI_SM90_BWD_SHARES 2.5f
+#define MOBAI_SM90_BWD_MIN_TILES 8
+#define MOBAI_SM90_BWD_CLASSES 3 /* of pieces by length, long ones first */
+
+/** Attend_bwd scratch: work counter and part counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity],
+ *  lists [kv heads][n_slots][n_key_tiles], parts. */
+#define MOBAI_SM90_BWD_ITEMS_OFFSET (16 + 4 * MOBAI_SM90_MAX_KV_HEADS)
 
 #endif
