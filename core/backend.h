@@ -126,7 +126,7 @@ typedef struct mobai_stage_args {
     moba_buffer index_ranks;   /* uint16 [n_kv_heads][index_row_stride] */
     int64_t index_row_stride;
     moba_buffer partials;   /* flow's own format, mobai_variant.partial_bytes for each pick of the slice */
-    moba_buffer partial_ml; /* float32 [picks of the slice][2]: max of the scaled scores (base 2), sum */
+    moba_buffer partial_ml; /* float32 [picks of the slice][2]: max of the scores in the flow's own unit, sum */
     moba_buffer delta;      /* float32 [n_q_heads][total_q] */
     moba_buffer dkprime;    /* float32 [total_k][n_kv_heads][head_dim] */
     moba_buffer scratch;    /* mobai_variant.scratch_bytes, for this launch only */

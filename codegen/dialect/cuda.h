@@ -10,6 +10,7 @@ typedef unsigned int u32;
 #define GROUPS_X ((i64)gridDim.x)
 #define BARRIER __syncthreads()
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 #define TO_F32(x) ((float)(x))
 #define TO_I32(x) ((int)(x))
 #define TO_U32(x) ((u32)(x))
@@ -20,6 +21,15 @@ typedef unsigned int u32;
 #define EXP2(x) exp2f(x)
 #define LOG2(x) log2f(x)
 #define FMA(a, b, c) fmaf(a, b, c)
+#define LOAD4(to, j, b, i)                                                                    \
+    {                                                                                         \
+        float4 four_ = (b)[(i) >> 2];                                                         \
+        to[j] = four_.x;                                                                      \
+        to[(j) + 1] = four_.y;                                                                \
+        to[(j) + 2] = four_.z;                                                                \
+        to[(j) + 3] = four_.w;                                                                \
+    }
+#define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = make_float4(x, y, z, w)
 #define LDF(b, i) ((b)[i])
 #define STF(b, i, x) ((b)[i] = (x))
 #define LDI(b, i) ((b)[i])

@@ -15,6 +15,7 @@
 #define GROUPS_X int64_t(gl_NumWorkGroups.x)
 #define BARRIER memoryBarrierShared(); barrier()
 #define UNROLL [[unroll]]
+#define ROLLED [[dont_unroll]]
 #define TO_F32(x) float(x)
 #define TO_I32(x) int(x)
 #define TO_U32(x) uint(x)
@@ -25,6 +26,15 @@
 #define EXP2(x) exp2(x)
 #define LOG2(x) log2(x)
 #define FMA(a, b, c) fma(a, b, c)
+#define LOAD4(to, j, b, i)                                                                    \
+    {                                                                                         \
+        vec4 four_ = (b)[(i) >> 2];                                                         \
+        to[j] = four_.x;                                                                      \
+        to[(j) + 1] = four_.y;                                                                \
+        to[(j) + 2] = four_.z;                                                                \
+        to[(j) + 3] = four_.w;                                                                \
+    }
+#define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = vec4(x, y, z, w)
 #ifndef MOBA_BOUND
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer F32Ref_ { float v; };
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer I32Ref_ { int v; };

@@ -13,6 +13,7 @@ typedef unsigned int u32;
 #define GROUPS_X ((i64)(__builtin_amdgcn_grid_size_x() / LANES))
 #define BARRIER moba_barrier()
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 #define TO_F32(x) ((float)(x))
 #define TO_I32(x) ((int)(x))
 #define TO_U32(x) ((u32)(x))
@@ -23,6 +24,16 @@ typedef unsigned int u32;
 #define EXP2(x) __builtin_exp2f(x)
 #define LOG2(x) __builtin_log2f(x)
 #define FMA(a, b, c) __builtin_fmaf(a, b, c)
+typedef float f32x4 __attribute__((ext_vector_type(4)));
+#define LOAD4(to, j, b, i)                                                                    \
+    {                                                                                         \
+        f32x4 four_ = (b)[(i) >> 2];                                                         \
+        to[j] = four_.x;                                                                      \
+        to[(j) + 1] = four_.y;                                                                \
+        to[(j) + 2] = four_.z;                                                                \
+        to[(j) + 3] = four_.w;                                                                \
+    }
+#define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = (f32x4)(x, y, z, w)
 #define LDF(b, i) ((b)[i])
 #define STF(b, i, x) ((b)[i] = (x))
 #define LDI(b, i) ((b)[i])

@@ -12,6 +12,7 @@ typedef uint u32;
 #else
 #define UNROLL _Pragma("unroll")
 #endif
+#define ROLLED _Pragma("unroll 1")
 #define TO_F32(x) ((float)(x))
 #define TO_I32(x) ((int)(x))
 #define TO_U32(x) ((uint)(x))
@@ -26,6 +27,15 @@ typedef uint u32;
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
+#define LOAD4(to, j, b, i)                                                                    \
+    {                                                                                         \
+        float4 four_ = (b)[(i) >> 2];                                                         \
+        to[j] = four_.x;                                                                      \
+        to[(j) + 1] = four_.y;                                                                \
+        to[(j) + 2] = four_.z;                                                                \
+        to[(j) + 3] = four_.w;                                                                \
+    }
+#define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = (float4)(x, y, z, w)
 #define LDF(b, i) ((b)[i])
 #define STF(b, i, x) ((b)[i] = (x))
 #define LDI(b, i) ((b)[i])

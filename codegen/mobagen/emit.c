@@ -10,10 +10,10 @@
 const char *const target_names[TARGET_COUNT] = {"opencl", "glsl", "cuda", "hip"};
 
 static const char *const c_types[TARGET_COUNT][TYPE_COUNT] = {
-    [TARGET_OPENCL] = {"float", "int", "uint", "long", "ushort", "T"},
-    [TARGET_GLSL] = {"float", "int", "uint", "int64_t", "uint16_t", "T"},
-    [TARGET_CUDA] = {"float", "int", "unsigned int", "long long", "unsigned short", "T"},
-    [TARGET_HIP] = {"float", "int", "unsigned int", "long long", "unsigned short", "T"},
+    [TARGET_OPENCL] = {"float", "int", "uint", "long", "ushort", "T", "float4"},
+    [TARGET_GLSL] = {"float", "int", "uint", "int64_t", "uint16_t", "T", "vec4"},
+    [TARGET_CUDA] = {"float", "int", "unsigned int", "long long", "unsigned short", "T", "float4"},
+    [TARGET_HIP] = {"float", "int", "unsigned int", "long long", "unsigned short", "T", "f32x4"},
 };
 
 /** Parameters stand in the order buffers, 64-bit scalars, 32-bit scalars, on every target. */

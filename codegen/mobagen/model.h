@@ -20,8 +20,9 @@ enum {
     MAX_STEPS = 8
 };
 
-/** Element and scalar types of the dialect. TYPE_T is the element type of the dtype axis. */
-typedef enum type { TYPE_F32, TYPE_I32, TYPE_U32, TYPE_I64, TYPE_U16, TYPE_T, TYPE_COUNT } type;
+/** Element and scalar types of the dialect. TYPE_T is the element type of the dtype axis,
+ *  TYPE_F32X4 (shared arrays only) a vector of four floats. */
+typedef enum type { TYPE_F32, TYPE_I32, TYPE_U32, TYPE_I64, TYPE_U16, TYPE_T, TYPE_F32X4, TYPE_COUNT } type;
 extern const char *const type_names[TYPE_COUNT];
 
 typedef enum param_kind {

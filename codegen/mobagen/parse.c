@@ -9,7 +9,7 @@
 
 #include "model.h"
 
-const char *const type_names[TYPE_COUNT] = {"f32", "i32", "u32", "i64", "u16", "T"};
+const char *const type_names[TYPE_COUNT] = {"f32", "i32", "u32", "i64", "u16", "T", "f32x4"};
 
 /** One directive line, cut into words. */
 typedef struct line {
@@ -64,8 +64,9 @@ static void expect_end(line *l) {
     if (w) fail_at(l->path, l->number, "unexpected '%s' at the end of the line", w);
 }
 
+/** A type of parameters; shared arrays alone may also be f32x4. */
 static type parse_type(line *l, const char *w) {
-    for (int i = 0; i < TYPE_COUNT; i++)
+    for (int i = 0; i < TYPE_F32X4; i++)
         if (strcmp(w, type_names[i]) == 0) return (type)i;
     fail_at(l->path, l->number, "unknown type '%s' (f32, i32, u32, i64, u16, T)", w);
 }
@@ -188,8 +189,9 @@ static void parse_derive(kernel *k, line *l) {
 }
 
 static void parse_shared(kernel *k, line *l) {
-    named s = {.type = parse_type(l, word(l, "the element type"))};
-    if (s.type == TYPE_T || s.type == TYPE_U16) fail_at(l->path, l->number, "a shared array is f32, i32, u32 or i64");
+    char *element = word(l, "the element type");
+    named s = {.type = strcmp(element, type_names[TYPE_F32X4]) == 0 ? TYPE_F32X4 : parse_type(l, element)};
+    if (s.type == TYPE_T || s.type == TYPE_U16) fail_at(l->path, l->number, "a shared array is f32, i32, u32, i64 or f32x4");
     char *w = remainder_of(l, "NAME[SIZE]");
     char *open = strchr(w, '['), *close = strrchr(w, ']');
     if (!open || !close || close < open || close[1]) fail_at(l->path, l->number, "'%s' is not NAME[SIZE]", w);

@@ -7,7 +7,7 @@
 
 #include "model.h"
 
-static int type_bytes(type t) { return t == TYPE_I64 ? 8 : t == TYPE_U16 ? 2 : 4; }
+static int type_bytes(type t) { return t == TYPE_F32X4 ? 16 : t == TYPE_I64 ? 8 : t == TYPE_U16 ? 2 : 4; }
 
 static const char *param_kind_name(const param *p) {
     switch (p->kind) {

@@ -27,6 +27,7 @@ __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void moba_sample_bf1
     __global long *index_offsets = (__global long *)(index_offsets_base + index_offsets_offset);
     __global const ushort *ranks = (__global const ushort *)(ranks_base + ranks_offset);
     __local float sums[HALF + 1];
+    __local float4 wide[2];
     i64 row = GROUP_X;
     if (row >= n_rows) return;
     float x = 0.0f;

@@ -43,6 +43,7 @@ BIND_OUT_(2, index_offsets, L, int64_t, 8)
 BIND_IN_(3, ranks, H, uint16_t, 2)
 #endif
 shared float sums[HALF + 1];
+shared vec4 wide[2];
 void main()
 {
     q = p_.q_;

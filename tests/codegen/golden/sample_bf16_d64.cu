@@ -23,6 +23,7 @@ extern "C" __global__ void __launch_bounds__(LANES) moba_sample_bf16_d64(
     float softmax_scale)
 {
     __shared__ float sums[HALF + 1];
+    __shared__ float4 wide[2];
     i64 row = GROUP_X;
     if (row >= n_rows) return;
     float x = 0.0f;

@@ -23,6 +23,7 @@ extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(LANES, LANES)))
     float softmax_scale)
 {
     __shared__ float sums[HALF + 1];
+    __shared__ f32x4 wide[2];
     i64 row = GROUP_X;
     if (row >= n_rows) return;
     float x = 0.0f;

@@ -37,22 +37,22 @@ static const mobai_kernel kernel_sample = {"sample", params_sample, 12, 88, laun
 
 #define DT 32
 #define HALF (DT / 2)
-enum { lanes_sample_f32_d32 = 64, shared_sample_f32_d32 = 0 + 4 * (HALF + 1) };
+enum { lanes_sample_f32_d32 = 64, shared_sample_f32_d32 = 0 + 4 * (HALF + 1) + 16 * (2) };
 #undef HALF
 #undef DT
 #define DT 64
 #define HALF (DT / 2)
-enum { lanes_sample_f32_d64 = 64, shared_sample_f32_d64 = 0 + 4 * (HALF + 1) };
+enum { lanes_sample_f32_d64 = 64, shared_sample_f32_d64 = 0 + 4 * (HALF + 1) + 16 * (2) };
 #undef HALF
 #undef DT
 #define DT 32
 #define HALF (DT / 2)
-enum { lanes_sample_bf16_d32 = 64, shared_sample_bf16_d32 = 0 + 4 * (HALF + 1) };
+enum { lanes_sample_bf16_d32 = 64, shared_sample_bf16_d32 = 0 + 4 * (HALF + 1) + 16 * (2) };
 #undef HALF
 #undef DT
 #define DT 64
 #define HALF (DT / 2)
-enum { lanes_sample_bf16_d64 = 64, shared_sample_bf16_d64 = 0 + 4 * (HALF + 1) };
+enum { lanes_sample_bf16_d64 = 64, shared_sample_bf16_d64 = 0 + 4 * (HALF + 1) + 16 * (2) };
 #undef HALF
 #undef DT
 
