@@ -7,8 +7,8 @@
 Text: the source of Python's standard library and /usr/share/common-licenses. Into it a recall task is mixed: a key byte and
 a value byte, drawn anew for each sequence, stand together at random places; where a key is seen again, its value is
 scored. Layers alternate: a local one (this block and the one before, with rotary positions) and a global one without
-positions, which is dense or routed. Variants differ in nothing but the global layers' routing; all routed ones read the
-same number of keys. Writes results.md, results.json, curves.png and curves.svg, and with --dump the queries, keys and values
+positions, which is dense or routed. Variants differ in nothing but the global layers; all routed ones read the same number of
+keys. All go on from one dense warm-up on sequences so short that routing would select every block. Writes results.md, results.json, curves.png and curves.svg, and with --dump the queries, keys and values
 of a trained layer. docs/science.md reads the results.
 """
 import argparse
@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import statistics
 import sys
 import sysconfig
@@ -47,16 +48,18 @@ class Setting:
     tail: int = 1024  # last positions: trailing loss, and where probes ask
     probes: tuple = (8192, 16384)
     eval_batches: int = 8
-    steps: int = 600
+    warm_length: int = 1024
+    warm_steps: int = 1000
+    steps: int = 400
     lr: float = 3e-3
     seeds: tuple = (0,)
     budget: float = 0.0  # seconds for all training; 0: `steps` as given
 
 
 SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, local_block=16, keys_read=64, blocks=(32, 16), events=48,
-                tail=64, probes=(256, 512), eval_batches=1, steps=4)
+                tail=64, probes=(256, 512), eval_batches=1, warm_length=64, warm_steps=4, steps=4)
 SHORT = Setting()
-LONG = dataclasses.replace(SHORT, steps=1500, seeds=(0, 1, 2))
+LONG = dataclasses.replace(SHORT, warm_steps=1500, steps=1200, seeds=(0, 1, 2))
 
 
 # ----------------------------------------------------------------------------------------------------- text --
@@ -87,18 +90,21 @@ def pick(n_slots, batch, n, generator):
     return torch.rand(batch, n_slots, generator=generator).topk(n, 1).indices.sort(1).values
 
 
-def training_batch(text, s, generator):
-    """(tokens, mask of text targets, mask of recall targets); both masks tell what is predicted at a position."""
-    tokens = windows(text, s.batch, s.length + 1, generator)
-    slots = pick(s.length // 2, s.batch, s.events, generator)
+def training_batch(text, s, length, generator):
+    """(tokens, mask of text targets, mask of recall targets); both masks tell what is predicted at a position.
+
+    Shorter sequences are more in number and hold fewer pairs, in proportion."""
+    batch, events = s.batch * s.length // length, max(s.events * length // s.length, 2 * N_KEYS)
+    tokens = windows(text, batch, length + 1, generator)
+    slots = pick(length // 2, batch, min(events, length // 4), generator)
     keys = torch.randint(0, N_KEYS, slots.shape, generator=generator)
-    values = torch.randint(0, N_VALUES, (s.batch, N_KEYS), generator=generator).gather(1, keys)
-    share = (s.events / N_KEYS) ** -torch.rand(s.batch, 1, generator=generator)
+    values = torch.randint(0, N_VALUES, (batch, N_KEYS), generator=generator).gather(1, keys)
+    share = (events / N_KEYS) ** -torch.rand(batch, 1, generator=generator)
     kept = torch.rand(slots.shape, generator=generator) < share
     place(tokens, slots, keys, values, kept)
     one_hot = functional.one_hot(keys, N_KEYS) * kept[:, :, None]
     seen = kept & ((one_hot.cumsum(1) - one_hot).gather(2, keys[:, :, None])[:, :, 0] > 0)
-    recall = torch.zeros(s.batch, s.length, dtype=torch.bool).scatter_(1, 2 * slots, seen)
+    recall = torch.zeros(batch, length, dtype=torch.bool).scatter_(1, 2 * slots, seen)
     return tokens, tokens[:, 1:] < FIRST_KEY, recall
 
 
@@ -162,7 +168,7 @@ class Model(nn.Module):
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 depth = math.sqrt(2 * s.layers) if name.endswith(("out.weight", "down.weight")) else 1
-                nn.init.normal_(p, std=0.5 if "embed" in name else 1 / math.sqrt(p.shape[1]) / depth)
+                nn.init.normal_(p, std=1.0 if "embed" in name else 1 / math.sqrt(p.shape[1]) / depth)
 
     def global_layers(self):
         return self.layers[1::2]
@@ -197,6 +203,7 @@ class Run:
 
     def __init__(self, s, variant, seed, texts, device):
         self.s, self.variant, self.texts, self.device = s, variant, texts, device
+        self.length = s.length
         torch.manual_seed(seed)
         self.data = torch.Generator().manual_seed(1000 + seed)  # the same batches for every variant
         self.model = Model(s, variant.block, variant.kconv, variant.n_dense).to(device)
@@ -210,12 +217,12 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return self.model(tokens)
 
-    def step(self, at, n_steps):
+    def step(self, at, n_steps, decay=True):
         s = self.s
-        rate = min((at + 1) / (0.05 * n_steps + 1), 1.0, max(0.05, (n_steps - at) / (0.5 * n_steps)))
+        rate = min((at + 1) / 20, 1.0, max(0.05, (n_steps - at) / (0.5 * n_steps)) if decay else 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = s.lr * rate
-        tokens, text, recall = (x.to(self.device, non_blocking=True) for x in training_batch(self.texts[0], s, self.data))
+        tokens, text, recall = (x.to(self.device, non_blocking=True) for x in training_batch(self.texts[0], s, self.length, self.data))
         logits = self.logits(tokens[:, :-1])
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none").view_as(text)
         text_loss = (loss * text).sum() / text.sum()
@@ -233,12 +240,12 @@ class Run:
             if not math.isfinite(self.curve[-1][1]):
                 raise SystemExit("%s: the loss is not finite at step %d" % (self.variant.name, at + 1))
 
-    def train(self, first, last, n_steps):
+    def train(self, first, last, n_steps, decay=True):
         """Steps first..last-1 of n_steps; seconds."""
         wait(self.device)
         begin = time.monotonic()
         for at in range(first, last):
-            self.step(at, n_steps)
+            self.step(at, n_steps, decay)
         wait(self.device)
         return time.monotonic() - begin
 
@@ -269,14 +276,19 @@ def wait(device):
 
 
 def steps_within(budget, s, choices, texts, device):
-    """How many steps each variant can make when all together may take `budget` seconds."""
-    each = 0.0
+    """How many steps each variant can make when all together, warm-up included, may take `budget` seconds."""
+    begin, each = time.monotonic(), 0.0
+    warm = Run(s, Variant("warm-up"), 0, texts, device)
+    warm.length = s.warm_length
+    warm.train(0, 3, 1000)
+    budget -= warm.train(3, 9, 1000) / 6 * s.warm_steps * len(s.seeds)
     for variant in choices:
         run = Run(s, variant, 0, texts, device)
         run.train(0, 3, 1000)
         seconds = run.train(3, 9, 1000) / 6
         each += seconds * (1.0 if variant.dense_from == 1 else 1 - variant.dense_from)
         print("%-40s %.1f ms a step" % (variant.name, 1e3 * seconds), flush=True)
+    budget -= time.monotonic() - begin
     steps = int(budget / (each * len(s.seeds))) // 20 * 20
     return max(20, steps)
 
@@ -285,9 +297,15 @@ def train_all(s, choices, n_steps, texts, device):
     """Results a variant and seed. A variant that turns dense late goes on from the routed one it shares its start with."""
     results, kept = [], None
     for seed in s.seeds:
+        warm = Run(s, Variant("warm-up"), seed, texts, device)
+        warm.length = s.warm_length
+        seconds = warm.train(0, s.warm_steps, s.warm_steps, decay=False)
+        results.append({"variant": "warm-up", "seed": seed, "steps": s.warm_steps,
+                        "ms_a_step": 1e3 * seconds / max(s.warm_steps, 1), "curve": warm.curve})
         half_way = {}
         for variant in choices:
             run = Run(s, variant, seed, texts, device)
+            run.model.load_state_dict(warm.model.state_dict(), strict=False)  # but for a key convolution, still the identity
             turn = int(n_steps * 0.9)
             routed = (variant.block, variant.kconv, variant.n_dense)
             if variant.dense_from < 1 and routed in half_way:
@@ -327,7 +345,7 @@ def table(s, results):
     names = {"loss": "loss", "tail_loss": "loss, last %d" % s.tail, **{p: "recall at %s" % p[7:] for p in probes},
              "ms_a_step": "ms a step"}
     lines = ["| global layers | " + " | ".join(names.values()) + " |", "| --- |" + " --- |" * len(names)]
-    for variant in dict.fromkeys(r["variant"] for r in results):
+    for variant in dict.fromkeys(r["variant"] for r in results if "loss" in r):
         rows = [r for r in results if r["variant"] == variant]
         cells = []
         for field in names:
@@ -354,7 +372,10 @@ def draw(results, folder):
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2))
     for i, variant in enumerate(dict.fromkeys(r["variant"] for r in results)):
         for r in (r for r in results if r["variant"] == variant):
+            if not r["curve"]:
+                continue
             steps, text, _, recall = zip(*r["curve"])
+            steps = [x - r["steps"] if variant == "warm-up" else x for x in steps]
             label = variant if r["seed"] == results[0]["seed"] else None
             left.plot(steps, smooth(text), color="C%d" % i, lw=1.2, label=label)
             right.plot(steps, smooth([100 * x for x in recall]), color="C%d" % i, lw=1.2)
@@ -362,7 +383,7 @@ def draw(results, folder):
     right.set_ylabel("training recall, %")
     left.set_ylim(top=min(left.get_ylim()[1], 3.0))
     for axes in (left, right):
-        axes.set_xlabel("step")
+        axes.set_xlabel("step (below 0: the common warm-up)")
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
     figure.tight_layout()
@@ -406,7 +427,7 @@ def main():
     size.add_argument("--long", action="store_true", help="three seeds, 1500 steps")
     parser.add_argument("--out", default="results", type=pathlib.Path, help="folder for tables, curves and dumps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", help="variants whose name contains this")
+    parser.add_argument("--only", help="variants whose name matches this regular expression")
     parser.add_argument("--dump", action="store_true", help="q, k, v of the global layers of the last routed variant")
     for field in dataclasses.fields(Setting):
         if field.type in (int, float):
@@ -418,9 +439,9 @@ def main():
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Setting) if getattr(args, f.name) is not None}
     s = dataclasses.replace(SMOKE if args.smoke else LONG if args.long else SHORT, **given)
     device = torch.device(args.device)
-    choices = [v for v in variants(s) if not args.only or args.only in v.name]
+    choices = [v for v in variants(s) if not args.only or re.search(args.only, v.name)]
     if not choices:
-        parser.error("no variant's name contains %r; they are %s" % (args.only, "; ".join(v.name for v in variants(s))))
+        parser.error("no variant's name matches %r; they are %s" % (args.only, "; ".join(v.name for v in variants(s))))
     args.out.mkdir(parents=True, exist_ok=True)
     texts = corpus()
     n_parameters = sum(p.numel() for p in Model(s, 0, 0, 0).parameters())

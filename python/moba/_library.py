@@ -52,6 +52,8 @@ class Problem(Structure):
         ("max_seqlen_q", c_int64),
         ("max_seqlen_k", c_int64),
         ("workspace_limit", c_uint64),
+        ("inference", c_int32),
+        ("reserved", c_int32),
     ]
 
     def __init__(self, **fields):

@@ -48,12 +48,15 @@ def _buffer(x):
 
 def _aligned_bytes(n_bytes, device):
     """Uninitialised bytes at a multiple of ALIGNMENT, which torch's CPU allocator alone does not promise."""
+    room = torch.empty(n_bytes, dtype=torch.uint8, device=device)
+    if room.data_ptr() % ALIGNMENT == 0:
+        return room
     room = torch.empty(n_bytes + ALIGNMENT, dtype=torch.uint8, device=device)
     return room.narrow(0, -room.data_ptr() % ALIGNMENT, n_bytes)
 
 
 def _aligned(x):
-    """x itself, or a copy where a saved-tensor hook brought it back to another place."""
+    """x itself, or an aligned copy: on the CPU, and where a saved-tensor hook brought it back to another place."""
     return x if x.data_ptr() % ALIGNMENT == 0 else _aligned_bytes(x.numel(), x.device).copy_(x)
 
 
@@ -138,7 +141,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, kconv_weight: Optional[Tensor], 
             plan.attend(AttendArgs(selection=_buffer(selection), **common), _stream(q.device))
         else:
             plan.forward(ForwardArgs(selection=_buffer(chosen if want_selection else None), **common), _stream(q.device))
-    return o, lse, chosen, saved
+    # An operator's output is not to be a view into a larger buffer: compilers count on storage offset 0.
+    return o, lse, chosen, saved.clone() if saved.storage_offset() else saved
 
 
 @_attention.register_fake

@@ -180,6 +180,14 @@ def test_inference_keeps_nothing():
         assert mt.moba_attention(q.requires_grad_(), k, v, **SMALL).grad_fn is None
 
 
+def test_inference_plans_are_smaller():
+    q, k, _ = (x.detach() for x in data(1, 2048, 8, 64))
+    training, inference = (mt.plan_for(q, k, 16, 3, inference=x) for x in (False, True))
+    assert training.saved_bytes > 0 and inference.saved_bytes == 0
+    assert inference.workspace_bytes <= training.workspace_bytes
+    assert training.kernel("attend_bwd") and inference.kernel("attend_bwd") is None
+
+
 def test_routing_has_no_gradient():
     o, lse, selection = mt.moba_attention(*data(1, 70, 2, 16), **SMALL, return_routing=True)
     assert o.requires_grad and not lse.requires_grad and not selection.requires_grad

@@ -19,7 +19,7 @@ TEXT = torch.randint(32, 127, (5000,), dtype=torch.uint8)
 def test_what_is_scored_can_be_known():
     """Each scored value follows a key whose pair was in the sequence before; no other value is scored."""
     s = train_lm.SMOKE
-    tokens, text, recall = train_lm.training_batch(TEXT, s, torch.Generator().manual_seed(1))
+    tokens, text, recall = train_lm.training_batch(TEXT, s, s.length, torch.Generator().manual_seed(1))
     assert recall.any(1).all() and not (text & recall).any()
     for row, scored in zip(tokens.tolist(), recall.tolist()):
         seen = {}
@@ -48,7 +48,8 @@ def test_late_dense_continues_the_routed_run():
     shared, kept = train_lm.train_all(s, choices, 10, texts, cpu)
     alone, _ = train_lm.train_all(s, choices[1:], 10, texts, cpu)
     assert [c.dense_from for c in choices] == [1.0, 0.9] and kept.variant is choices[0]
-    assert abs(shared[1]["curve"][-1][1] - alone[0]["curve"][-1][1]) < 1e-4
+    assert [r["variant"] for r in shared] == ["warm-up", *(c.name for c in choices)]
+    assert abs(shared[2]["curve"][-1][1] - alone[1]["curve"][-1][1]) < 1e-4
     assert not kept.model.global_layers()[0].attention.dense
 
 
@@ -58,7 +59,7 @@ def test_smoke_setting(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     names = [v.name for v in train_lm.variants(train_lm.SMOKE)]
-    assert [r["variant"] for r in results] == names and all(r["tail_loss"] > 0 for r in results)
+    assert [r["variant"] for r in results] == ["warm-up", *names] and all(r["tail_loss"] > 0 for r in results[1:])
     lines = (tmp_path / "results.md").read_text().splitlines()
     assert [x.split("|")[1].strip() for x in lines if x.startswith("|")][2:] == names
     import numpy
@@ -68,4 +69,4 @@ def test_smoke_setting(tmp_path):
 
 def test_unknown_variant():
     done = subprocess.run([sys.executable, str(PATH), "--smoke", "--only", "nothing"], capture_output=True, text=True)
-    assert done.returncode == 2 and "no variant's name contains 'nothing'" in done.stderr
+    assert done.returncode == 2 and "no variant's name matches 'nothing'" in done.stderr
