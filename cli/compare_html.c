@@ -7,8 +7,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/compare.h"
+#include "cli/output.h"
 
 /** A page of more plots than this cannot be read; the table still holds every measurement. */
 enum { MAX_PLOTTED_SHAPES = 24 };
@@ -343,16 +345,33 @@ static void put_table(const page *page) {
 
 /* ------------------------------------------------------------------------------------------------- file -- */
 
-static int write_file(const char *path, const char *text, size_t length) {
+/** Writes into something that is not to be renamed over: a terminal, a pipe, a device, what a link leads to. */
+static int write_stream(const char *path, const char *text, size_t length) {
     FILE *file = fopen(path, "w");
-    if (file == NULL) return mobai_cli_error(MOBAI_EXIT_USAGE, "cannot create %s: %s", path, strerror(errno));
+    if (file == NULL) return mobai_cli_error(MOBAI_EXIT_USAGE, "%s cannot be written: %s", path, strerror(errno));
     bool good = fwrite(text, 1, length, file) == length;
     int error = errno;
     if (fclose(file) != 0 && good) {
         good = false;
         error = errno;
     }
-    return good ? MOBAI_EXIT_OK : mobai_cli_error(MOBAI_EXIT_USAGE, "cannot write %s: %s", path, strerror(error));
+    return good ? MOBAI_EXIT_OK : mobai_cli_error(MOBAI_EXIT_USAGE, "%s cannot be written: %s", path, strerror(error));
+}
+
+/** An earlier page stays until the new one is complete. */
+static int write_file(const char *path, const char *text, size_t length) {
+    struct stat status;
+    if (lstat(path, &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
+        return write_stream(path, text, length);
+    mobai_message message;
+    const char *slash = strrchr(path, '/');
+    char *folder = slash == NULL ? strdup(".") : slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+    if (folder == NULL) return mobai_cli_error(MOBAI_EXIT_FAILED, "out of memory");
+    int file = mobai_output_create(folder, slash == NULL ? path : slash + 1, &message);
+    bool good = file >= 0 && mobai_output_write(file, text, length, &message) && mobai_output_commit(&message);
+    mobai_output_discard();
+    free(folder);
+    return good ? MOBAI_EXIT_OK : mobai_cli_error(MOBAI_EXIT_USAGE, "%s", message.text);
 }
 
 int mobai_compare_html(const mobai_comparison *comparison, const char *path) {

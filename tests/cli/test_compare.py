@@ -3,7 +3,9 @@
 import base64
 import html.parser
 import json
+import os
 import re
+import resource
 import unittest
 import xml.etree.ElementTree
 
@@ -226,8 +228,8 @@ class Refusals(Compare):
         self.expect(moba("compare", empty), USAGE, "empty.jsonl: no measurement")
         self.expect(moba("compare", good, self.dir), USAGE, "cannot read", self.dir)
         self.expect(moba("compare", good, good), USAGE, "named twice")
-        self.expect(moba("compare", good, "--html=/nowhere/page.html"), USAGE, "cannot create /nowhere/page.html")
-        self.expect(moba("compare", good, "--html=/dev/full"), USAGE, "cannot write /dev/full")
+        self.expect(moba("compare", good, "--html=/nowhere/page.html"), USAGE, "/nowhere/page.html cannot be written: No such")
+        self.expect(moba("compare", good, "--html=/dev/full"), USAGE, "/dev/full cannot be written: No space")
 
     def test_usage(self):
         good = self.write("good.jsonl", [line()])
@@ -272,6 +274,28 @@ class Html(Compare):
             self.page(path)
             pages.append((self.dir / "page.html").read_bytes())
         self.assertEqual(*pages)
+
+    def test_an_old_page_stays_until_the_new_one_is_complete(self):
+        path, page = self.write("a.jsonl", [line(), line("cuda", 2048)]), self.dir / "page.html"
+        self.page(path)
+        size = page.stat().st_size
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1))
+
+        page.write_text("kept")
+        before = sorted(os.listdir(self.dir))
+        result = moba("compare", path, f"--html={page}", preexec_fn=limit)
+        self.expect(result, USAGE, f"{page} cannot be written: File too large")
+        self.assertEqual(page.read_text(), "kept")
+        self.assertEqual(sorted(os.listdir(self.dir)), before)
+        self.expect(moba("compare", path, f"--html={page.name}", cwd=self.dir), OK)
+        self.assertEqual(page.stat().st_size, size)
+        self.assertGreater(len(moba("compare", path, "--html=/dev/stdout").stdout), size)
+        page.unlink()
+        page.symlink_to("elsewhere.html")
+        self.expect(moba("compare", path, f"--html={page}"), OK)
+        self.assertTrue(page.is_symlink() and (self.dir / "elsewhere.html").stat().st_size == size)
 
     def test_unverified_is_never_plotted(self):
         """A page with the unverified lines draws the very plots of a page without them."""
