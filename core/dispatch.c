@@ -14,6 +14,7 @@
 
 bool mobai_stage_needed(const moba_plan *plan, mobai_stage stage) {
     const moba_problem *p = &plan->problem;
+    if (p->inference && stage >= MOBAI_STAGE_DELTA) return false;
     switch (stage) {
     case MOBAI_STAGE_KCONV:
     case MOBAI_STAGE_KCONV_BWD:

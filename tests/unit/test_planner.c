@@ -194,6 +194,7 @@ Test(planner, inference_needs_the_forward_alone) {
     cr_assert_eq(forward->saved.bytes, 0);
     HAS(forward->explanation, "no backward: inference is set");
     cr_assert_null(moba_plan_kernel(forward, "attend_bwd"));
+    cr_assert_null(strstr(forward->explanation, "delta"), "no word of kernels that were not asked for");
     double cost;
     cr_assert_eq(moba_plan_cost(forward, "bwd", &cost), MOBA_ERROR_UNSUPPORTED);
     HAS(moba_last_error(), "inference");
