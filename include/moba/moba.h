@@ -57,7 +57,7 @@ typedef enum moba_status {
     MOBA_ERROR_WORKSPACE_TOO_SMALL = 4, /**< workspace or saved buffer shorter than the plan's query said */
     MOBA_ERROR_UNKNOWN_BACKEND = 5,     /**< no backend of that name exists */
     MOBA_ERROR_BACKEND_UNAVAILABLE = 6, /**< the backends asked for exist, but none is built in or usable here */
-    MOBA_ERROR_WRONG_CONTEXT = 7,       /**< plan, stream or buffer of another context */
+    MOBA_ERROR_WRONG_CONTEXT = 7,       /**< stream or buffer of another context, where the backend can tell */
     MOBA_ERROR_INVALID_DATA = 8,        /**< validation found a bad selection or bad cu_seqlens */
     MOBA_ERROR_LAUNCH_FAILED = 9,       /**< the device refused or failed a launch; the context is still usable */
     MOBA_ERROR_DEVICE_LOST = 10,        /**< the device is gone; destroy the context */
@@ -218,14 +218,17 @@ MOBA_API moba_status moba_buffer_read(moba_context *context, moba_stream stream,
 MOBA_API moba_status moba_buffer_fill(moba_context *context, moba_stream stream, moba_buffer buffer, uint8_t value,
                                       size_t bytes);
 
-/** Creates a stream. On the CPU every stream is the default one and runs are synchronous. */
+/** Creates a stream of the context's device. On the CPU every stream is the default one and runs are synchronous. */
 MOBA_API moba_status moba_stream_create(moba_context *context, moba_stream *out);
+/** Destroys what moba_stream_create() gave; a NULL stream is allowed. Work of it must have finished. */
 MOBA_API void moba_stream_destroy(moba_context *context, moba_stream stream);
 
 /** Waits until all work of `stream` has finished; reports what failed in it. */
 MOBA_API moba_status moba_stream_synchronize(moba_context *context, moba_stream stream);
 
+/** Creates an event. It must be recorded before it is read. */
 MOBA_API moba_status moba_event_create(moba_context *context, moba_event *out);
+/** Destroys an event; a NULL one is allowed. */
 MOBA_API void moba_event_destroy(moba_context *context, moba_event event);
 
 /** Marks the present end of `stream`. An event may be recorded again. */
@@ -259,8 +262,9 @@ typedef struct moba_problem {
     int32_t block_size;       /**< keys in a routed block, >= 16; ignored when dense */
     int32_t top_k;            /**< blocks a row attends to, own and forced ones included: 1..128, or at least the
                                    number of blocks of the longest key sequence (dense attention); ignored when dense */
-    int32_t n_sink_blocks;    /**< first blocks of the sequence that are always taken */
-    int32_t n_local_blocks;   /**< most recent blocks, own included, always taken; needs causal */
+    int32_t n_sink_blocks;    /**< first blocks of the sequence that are always taken; ignored when dense */
+    int32_t n_local_blocks;   /**< most recent blocks, own included, always taken; needs causal; ignored when
+                                   dense */
     int32_t kconv_width;      /**< taps of the key convolution: 0 (none) or 2..8 (arXiv 2511.11571 appendix C) */
     int32_t causal;           /**< 1: bottom-right aligned causal mask; 0: none */
     int32_t dense;            /**< 1: every key, no routing (for hybrid models) */
@@ -295,7 +299,7 @@ MOBA_API void moba_plan_destroy(moba_plan *plan);
 MOBA_API moba_status moba_plan_workspace(const moba_plan *plan, size_t *bytes);
 
 /** Exact bytes of the saved buffer: the selection and block index of one forward, kept by the caller until its
- *  backward. 0 for a dense plan. Align it to 256 bytes. */
+ *  backward. 0 for a dense or an inference plan. Align it to 256 bytes. */
 MOBA_API moba_status moba_plan_saved(const moba_plan *plan, size_t *bytes);
 
 /**
@@ -349,7 +353,7 @@ typedef struct moba_route_args {
     size_t struct_size;
     moba_inputs in;
     moba_buffer selection; /**< out, as above; required */
-    moba_buffer workspace;
+    moba_buffer workspace; /**< as above */
     size_t workspace_bytes;
 } moba_route_args;
 #define MOBA_ROUTE_ARGS_INIT                                                                                           \
@@ -360,7 +364,7 @@ typedef struct moba_attend_args {
     size_t struct_size;
     moba_inputs in;
     moba_buffer selection; /**< in; ids out of range or repeated in a row are ignored (MOBA_VALIDATE=1: an error) */
-    moba_tensor o;
+    moba_tensor o;         /**< out; this and what follows as in moba_forward_args */
     moba_buffer lse;
     moba_buffer saved;
     size_t saved_bytes;
