@@ -90,11 +90,11 @@ static void check_race(uintptr_t address, size_t bytes, bool store) {
         const bool written = w->written_in == interval && w->writer != lane;
         const bool read = w->read_in == interval && w->reader != lane;
         if (written || (store && read)) {
-            emu_fault("race on shared memory: a %s of what lane %d %s since the last barrier", store ? "store" : "load",
-                      written             ? (int)w->writer
-                      : w->reader == MANY ? -1
-                                          : (int)w->reader,
-                      written ? "stored" : "loaded");
+            char lanes[32];
+            snprintf(lanes, sizeof lanes, !written && w->reader == MANY ? "several lanes" : "lane %d",
+                     written ? (int)w->writer : (int)w->reader);
+            emu_fault("race on shared memory: a %s of what %s %s since the last barrier", store ? "store" : "load",
+                      lanes, written ? "stored" : "loaded");
             return;
         }
         if (store) {

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The HIP backend's host side over the emulated runtime: reasons, devices, adoption, graphs, errors. Each test is a
+ * process of its own, so each opens the runtime afresh under its own environment.
+ */
+#include <criterion/criterion.h>
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "moba/moba.h"
+#include "moba/moba_hip.h"
+
+#define OK(call) cr_assert_eq(call, MOBA_OK, "%s: %s", #call, moba_last_error())
+
+static moba_context *open_hip(void) {
+    moba_context *context = NULL;
+    moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
+    options.backend = "hip";
+    OK(moba_context_create(&options, &context));
+    return context;
+}
+
+static void expect_sentence(const char *part) {
+    cr_assert_not_null(strstr(moba_last_error(), part), "'%s' does not say '%s'", moba_last_error(), part);
+}
+
+/** Opening is refused as unavailable, and `moba info` gives the same reason. */
+static void expect_unusable(const char *reason) {
+    moba_context *context = NULL;
+    moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
+    options.backend = "hip";
+    cr_assert_eq(moba_context_create(&options, &context), MOBA_ERROR_BACKEND_UNAVAILABLE, "%s", moba_last_error());
+    expect_sentence(reason);
+    for (int32_t i = 0; i < moba_backend_count(); i++) {
+        moba_backend_description d = MOBA_BACKEND_DESCRIPTION_INIT;
+        OK(moba_backend_info(i, &d));
+        if (strcmp(d.name, "hip") != 0) continue;
+        cr_assert(!d.usable);
+        cr_assert_not_null(strstr(d.reason, reason), "'%s' does not say '%s'", d.reason, reason);
+        return;
+    }
+    cr_assert_fail("there is no hip backend");
+}
+
+Test(hip_reasons, no_device) {
+    setenv("FAKE_HIP_ARCHS", "", 1);
+    expect_unusable("the HIP runtime finds no device");
+}
+Test(hip_reasons, no_device_by_error) {
+    setenv("FAKE_HIP_FAIL", "hipGetDeviceCount=100", 1);
+    expect_unusable("the HIP runtime finds no device");
+}
+Test(hip_reasons, unsupported_architecture) {
+    setenv("FAKE_HIP_ARCHS", "gfx803", 1);
+    expect_unusable("device 0 is a gfx803; this build has kernels for gfx90a");
+}
+Test(hip_reasons, init_fails) {
+    setenv("FAKE_HIP_INIT", "101", 1);
+    expect_unusable("the HIP runtime does not start: invalid device ordinal (error 101)");
+}
+
+static moba_device_description describe(moba_context *context) {
+    moba_device_description d = MOBA_DEVICE_DESCRIPTION_INIT;
+    OK(moba_context_device(context, &d));
+    return d;
+}
+
+Test(hip_devices, best_device_has_kernels) {
+    setenv("FAKE_HIP_ARCHS", "gfx1036 gfx1100", 1);
+    moba_context *context = open_hip();
+    cr_assert_str_eq(describe(context).name, "Emulated GPU 1");
+    cr_assert_str_eq(describe(context).driver, "HIP 6.1.40093, gfx1100");
+    moba_context_destroy(context);
+}
+Test(hip_devices, device_without_kernels_is_refused) {
+    setenv("FAKE_HIP_ARCHS", "gfx1036 gfx1100", 1);
+    moba_context *context = NULL;
+    moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
+    options.backend = "hip";
+    options.device = 0;
+    cr_assert_neq(moba_context_create(&options, &context), MOBA_OK);
+    expect_sentence("HIP device 0 is a gfx1036, for which this build has no kernels");
+}
+Test(hip_devices, matrix_cores_by_architecture) {
+    static const char *const archs[][2] = {{"gfx90a:sramecc+:xnack-", "mfma"}, {"gfx1030", ""}, {"gfx1201", "wmma"}};
+    setenv("FAKE_HIP_ARCHS", "gfx90a:sramecc+:xnack- gfx1030 gfx1201", 1);
+    for (int i = 0; i < 3; i++) {
+        moba_context *context = NULL;
+        moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
+        options.backend = "hip";
+        options.device = i;
+        OK(moba_context_create(&options, &context));
+        moba_device_description d = describe(context);
+        cr_assert_not_null(strstr(d.capabilities, archs[i][1]), "%s: %s", archs[i][0], d.capabilities);
+        cr_assert_eq(strstr(d.capabilities, "mfma") != NULL, i == 0);
+        cr_assert_eq(strstr(d.capabilities, "wmma") != NULL, i == 2);
+        moba_context_destroy(context);
+    }
+}
+
+Test(hip_devices, adoption) {
+    setenv("FAKE_HIP_ARCHS", "gfx90a gfx942", 1);
+    void *library = dlopen("libamdhip64.so.6", RTLD_NOW);
+    int (*set_device)(int) = NULL, (*get_device)(int *) = NULL, current = -1;
+    void *symbol = dlsym(library, "hipSetDevice");
+    memcpy(&set_device, &symbol, sizeof symbol);
+    symbol = dlsym(library, "hipGetDevice");
+    memcpy(&get_device, &symbol, sizeof symbol);
+
+    moba_hip_handles handles = MOBA_HIP_HANDLES_INIT;
+    moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
+    moba_context *context = NULL;
+    options.backend = "hip";
+    options.native = &handles;
+    set_device(1);
+    OK(moba_context_create(&options, &context));
+    cr_assert_str_eq(describe(context).name, "Emulated GPU 1");
+    set_device(0);
+    moba_buffer buffer;
+    OK(moba_buffer_create(context, 100, &buffer));
+    get_device(&current);
+    cr_assert_eq(current, 0, "the caller's current device was changed to %d", current);
+    moba_buffer_destroy(context, buffer);
+    moba_context_destroy(context);
+
+    handles.device = 1;
+    options.device = 0;
+    cr_assert_eq(moba_context_create(&options, &context), MOBA_ERROR_INVALID_ARGUMENT);
+    expect_sentence("moba_hip_handles.device means device 1, and the options name device 0");
+    options.device = -1;
+    handles.device = 2;
+    cr_assert_eq(moba_context_create(&options, &context), MOBA_ERROR_INVALID_ARGUMENT);
+    expect_sentence("device is 2; HIP has devices 0..1");
+}
+
+/* --------------------------------------------------------------------------------------------------- runs -- */
+
+enum { ROWS = 40, HEADS = 2, DIM = 16, ELEMENTS = ROWS * HEADS * DIM };
+
+typedef struct attention {
+    moba_context *context;
+    moba_plan *plan;
+    moba_stream stream;
+    moba_forward_args args;
+    moba_buffer q, k, v, o, workspace;
+} attention;
+
+static moba_buffer filled(moba_context *context, uint32_t seed) {
+    float data[ELEMENTS];
+    moba_buffer b;
+    for (int i = 0; i < ELEMENTS; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        data[i] = (float)(int32_t)seed * 0x1p-31f;
+    }
+    OK(moba_buffer_create(context, sizeof data, &b));
+    OK(moba_buffer_write(context, (moba_stream){NULL}, b, data, sizeof data));
+    return b;
+}
+
+static moba_tensor tensor(moba_buffer b) {
+    return (moba_tensor){.buffer = b, .token_stride = HEADS * DIM, .head_stride = DIM, .batch_stride = 0};
+}
+
+static attention begin(void) {
+    attention a;
+    memset(&a, 0, sizeof a);
+    a.context = open_hip();
+    moba_problem problem = MOBA_PROBLEM_INIT;
+    problem.dtype = MOBA_F32;
+    problem.n_q_heads = problem.n_kv_heads = HEADS;
+    problem.head_dim = DIM;
+    problem.block_size = 16;
+    problem.top_k = 2;
+    problem.causal = 1;
+    problem.max_batch = 1;
+    problem.max_total_q = problem.max_total_k = problem.max_seqlen_q = problem.max_seqlen_k = ROWS;
+    OK(moba_plan_create(a.context, &problem, &a.plan));
+    size_t bytes = 0;
+    OK(moba_plan_workspace(a.plan, &bytes));
+    OK(moba_buffer_create(a.context, bytes, &a.workspace));
+    OK(moba_stream_create(a.context, &a.stream));
+    a.q = filled(a.context, 1);
+    a.k = filled(a.context, 2);
+    a.v = filled(a.context, 3);
+    a.o = filled(a.context, 4);
+    a.args = (moba_forward_args)MOBA_FORWARD_ARGS_INIT;
+    a.args.in.q = tensor(a.q);
+    a.args.in.k = tensor(a.k);
+    a.args.in.v = tensor(a.v);
+    a.args.in.batch = 1;
+    a.args.in.total_q = a.args.in.total_k = ROWS;
+    a.args.o = tensor(a.o);
+    a.args.workspace = a.workspace;
+    a.args.workspace_bytes = bytes;
+    return a;
+}
+
+static void end(attention *a) {
+    moba_buffer_destroy(a->context, a->q);
+    moba_buffer_destroy(a->context, a->k);
+    moba_buffer_destroy(a->context, a->v);
+    moba_buffer_destroy(a->context, a->o);
+    moba_buffer_destroy(a->context, a->workspace);
+    moba_stream_destroy(a->context, a->stream);
+    moba_plan_destroy(a->plan);
+    moba_context_destroy(a->context);
+}
+
+static void read_o(attention *a, float *to) {
+    OK(moba_buffer_read(a->context, a->stream, a->o, to, ELEMENTS * sizeof *to));
+}
+
+Test(hip_runs, a_graph_repeats_a_run) {
+    attention a = begin();
+    float first[ELEMENTS], second[ELEMENTS];
+    OK(moba_forward(a.plan, a.stream, &a.args));
+    read_o(&a, first);
+
+    void *library = dlopen("libamdhip64.so.6", RTLD_NOW), *graph = NULL;
+    int (*begin_capture)(void *, int) = NULL, (*end_capture)(void *, void **) = NULL, (*launch)(void *, void *) = NULL;
+    void *symbol = dlsym(library, "hipStreamBeginCapture");
+    memcpy(&begin_capture, &symbol, sizeof symbol);
+    symbol = dlsym(library, "hipStreamEndCapture");
+    memcpy(&end_capture, &symbol, sizeof symbol);
+    symbol = dlsym(library, "hipGraphLaunch");
+    memcpy(&launch, &symbol, sizeof symbol);
+
+    OK(moba_buffer_fill(a.context, a.stream, a.o, 0xff, sizeof first));
+    OK(moba_buffer_fill(a.context, a.stream, a.workspace, 0xff, a.args.workspace_bytes));
+    cr_assert_eq(begin_capture(a.stream.native, 0), 0);
+    OK(moba_forward(a.plan, a.stream, &a.args)); /* allocates and waits for nothing, or capture would refuse it */
+    cr_assert_eq(moba_stream_synchronize(a.context, a.stream), MOBA_ERROR_CAPTURE);
+    cr_assert_eq(end_capture(a.stream.native, &graph), 0);
+    read_o(&a, second);
+    cr_assert_neq(memcmp(first, second, sizeof first), 0, "capturing ran the kernels");
+    cr_assert_eq(launch(graph, a.stream.native), 0);
+    read_o(&a, second);
+    cr_assert_eq(memcmp(first, second, sizeof first), 0);
+    end(&a);
+}
+
+Test(hip_runs, faults_lose_the_device) {
+    attention a = begin();
+    a.args.o.head_stride = (int64_t)1 << 30; /* legal to ask for; the tensor is not that large */
+    OK(moba_forward(a.plan, a.stream, &a.args));
+    cr_assert_eq(moba_stream_synchronize(a.context, a.stream), MOBA_ERROR_DEVICE_LOST);
+    expect_sentence("unspecified launch failure (hipErrorLaunchFailure, 719)");
+}
+
+Test(hip_runs, errors_are_mapped) {
+    attention a = begin();
+    moba_buffer b;
+    cr_assert_eq(moba_buffer_create(a.context, (size_t)1 << 40, &b), MOBA_ERROR_OUT_OF_MEMORY);
+    expect_sentence("1099511627776 bytes of device memory were asked for");
+    setenv("FAKE_HIP_FAIL", "hipModuleLaunchKernel=1", 1);
+    cr_assert_eq(moba_forward(a.plan, a.stream, &a.args), MOBA_ERROR_LAUNCH_FAILED);
+    expect_sentence("HIP could not launch moba_");
+    setenv("FAKE_HIP_FAIL", "hipModuleLaunchKernel=906", 1);
+    cr_assert_eq(moba_forward(a.plan, a.stream, &a.args), MOBA_ERROR_CAPTURE);
+    setenv("FAKE_HIP_FAIL", "hipStreamSynchronize=400", 1);
+    cr_assert_eq(moba_stream_synchronize(a.context, a.stream), MOBA_ERROR_WRONG_CONTEXT);
+    setenv("FAKE_HIP_FAIL", "hipSetDevice=101", 1);
+    cr_assert_eq(moba_forward(a.plan, a.stream, &a.args), MOBA_ERROR_LAUNCH_FAILED);
+    expect_sentence("HIP could not make the device current: invalid device ordinal");
+    unsetenv("FAKE_HIP_FAIL");
+    OK(moba_forward(a.plan, a.stream, &a.args));
+    OK(moba_stream_synchronize(a.context, a.stream));
+    end(&a);
+}
+
+Test(hip_runs, a_module_that_does_not_load) {
+    setenv("FAKE_HIP_FAIL", "hipModuleLoadData=209", 1);
+    moba_context *context = open_hip();
+    moba_problem problem = MOBA_PROBLEM_INIT;
+    moba_plan *plan = NULL;
+    problem.dtype = MOBA_F32;
+    problem.n_q_heads = problem.n_kv_heads = 1;
+    problem.head_dim = problem.block_size = 16;
+    problem.top_k = 1;
+    problem.max_batch = 1;
+    problem.max_total_q = problem.max_total_k = problem.max_seqlen_q = problem.max_seqlen_k = 32;
+    cr_assert_eq(moba_plan_create(context, &problem, &plan), MOBA_ERROR_UNSUPPORTED);
+    expect_sentence("HIP could not load the gfx90a kernels");
+    moba_context_destroy(context);
+}
+
+Test(hip_runs, streams_of_another_device) {
+    setenv("FAKE_HIP_ARCHS", "gfx90a gfx942", 1);
+    attention a = begin();
+    moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
+    moba_context *other = NULL;
+    moba_stream stream;
+    options.backend = "hip";
+    options.device = 1;
+    OK(moba_context_create(&options, &other));
+    OK(moba_stream_create(other, &stream));
+    cr_assert_eq(moba_forward(a.plan, stream, &a.args), MOBA_ERROR_WRONG_CONTEXT);
+    expect_sentence("belongs to HIP device 1; this moba_context runs on device 0");
+    moba_stream_destroy(other, stream);
+    moba_context_destroy(other);
+    end(&a);
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The generated kernels' HIP texts against the float64 reference, under the emulator: every stage, dtype and tile of
+ * head_dim once at least, on shapes small enough for it (the suite of tests/parity takes hours there).
+ */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+
+#include "../parity/harness.h"
+
+#define COUNT(x) (sizeof(x) / sizeof *(x))
+
+/* The whole forward: routing by regret, attention over its own selection. Then the backward. */
+static void check_all(const th_session *sessions, size_t n, const th_case *c) {
+    for (size_t i = 0; i < n; i++) {
+        th_result r;
+        if (th_once(&sessions[i], c, NULL, TH_FORWARD | TH_BACKWARD, NULL, &r)) {
+            if (!c->shape.dense) th_check_gate(&sessions[i], c, r.selection, c->fill == TH_INTEGER);
+            th_expected *x = th_expect(c, r.selection, true);
+            th_check_forward(&sessions[i], c, x, &r);
+            th_check_backward(&sessions[i], c, x, &r);
+            th_expected_free(x);
+        }
+        th_result_free(&r);
+    }
+}
+
+Test(hip_parity, tiles_of_head_dim) {
+    static const char *const problems[] = {
+        "b1q37k53h2g1d16B16t2c,@",
+        "b1q40k70h2g1d64B32t2c,@",
+        "b1q33k80h1g1d128B32t2c,@",
+        "b1q20k70h2g2d200B64t2n,@",
+    };
+    th_for_each(problems, COUNT(problems), check_all);
+}
+
+Test(hip_parity, sequences_and_layouts) {
+    static const char *const problems[] = {
+        "b4q70k80h2g1d32B16t2c,@,lens=0+20+70+1/17+80+3+0;tail=9",
+        "b2q33k65h4g2d33B16t5n,f32;layout=sliced",
+        "b2q30k40h2g1d64B16t3c,bf16,sink=1,local=1;layout=bhsd",
+        "b1q1k90h4g2d64B16t3c,f16",
+        "b1q20k600h1g1d16B16t40c,f32;fill=integer",
+        "b1q10k600h1g1d16B16t500c,f16",
+    };
+    th_for_each(problems, COUNT(problems), check_all);
+}
+
+Test(hip_parity, key_convolution) {
+    static const char *const problems[] = {
+        "b1q50k50h2g2d33B16t2c,@,kconv=3",
+        "b3q20k30h2g1d16B16t2c,f32,kconv=8,lens=20+5+1/30+3+17",
+    };
+    th_for_each(problems, COUNT(problems), check_all);
+}
+
+Test(hip_parity, dense_mode) {
+    static const char *const problems[] = {
+        "b1q40k70h4g2d64B16t1c,@,dense",
+        "b2q20k40h2g1d128B16t1n,f16,dense",
+        "b3q30k40h2g1d32B16t1c,f32,dense,lens=30+0+21/40+4+0;tail=3",
+    };
+    th_for_each(problems, COUNT(problems), check_all);
+}
+
+Test(hip_parity, bad_numbers) {
+    static const char *const problems[] = {
+        "b1q40k100h2g1d32B16t3c,f32;fill=nan_keys",
+        "b1q40k100h2g1d32B16t3c,f32;fill=equal",
+        "b1q40k40h1g1d64B16t2c,bf16;fill=very_negative",
+    };
+    th_for_each(problems, COUNT(problems), check_all);
+}
