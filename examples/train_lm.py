@@ -44,22 +44,23 @@ class Setting:
     local_block: int = 128  # a local layer sees its own block and the one before
     keys_read: int = 1024  # top_k * block_size of every routed variant
     blocks: tuple = (512, 256, 128)
-    events: int = 1024  # key-value pairs in a training sequence at most, N_KEYS different ones; evenly spread in logarithm
+    events: int = 1024  # key-value pairs in a training sequence at most, and N_KEYS at least; evenly spread in logarithm
     tail: int = 1024  # last positions: trailing loss, and where probes ask
     probes: tuple = (8192, 16384)
     eval_batches: int = 8
-    warm_length: int = 1024
-    warm_steps: int = 1000
+    warm_length: int = 512
+    recall_steps: int = 2000  # of the warm-up, at most, on recall alone: until it is right in 95 % of cases
+    warm_steps: int = 300  # of the warm-up on text and recall
     steps: int = 400
-    lr: float = 3e-3
+    lr: float = 4e-3
     seeds: tuple = (0,)
     budget: float = 0.0  # seconds for all training; 0: `steps` as given
 
 
 SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, local_block=16, keys_read=64, blocks=(32, 16), events=48,
-                tail=64, probes=(256, 512), eval_batches=1, warm_length=64, warm_steps=4, steps=4)
+                tail=64, probes=(256, 512), eval_batches=1, warm_length=64, recall_steps=4, warm_steps=4, steps=4)
 SHORT = Setting()
-LONG = dataclasses.replace(SHORT, warm_steps=1500, steps=1200, seeds=(0, 1, 2))
+LONG = dataclasses.replace(SHORT, warm_steps=600, steps=1200, seeds=(0, 1, 2))
 
 
 # ----------------------------------------------------------------------------------------------------- text --
@@ -74,51 +75,59 @@ def corpus():
     return tuple(torch.frombuffer(bytearray(b"\n".join(p)), dtype=torch.uint8) for p in parts)
 
 
+def uniform(generator, *shape):
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
 def windows(text, batch, length, generator):
-    start = torch.randint(0, text.numel() - length, (batch,), generator=generator)
-    return text[start[:, None] + torch.arange(length)].long()
+    start = (uniform(generator, batch).double() * (text.numel() - length)).long()
+    return text[start[:, None] + torch.arange(length, device=text.device)].long()
 
 
 def place(tokens, slots, keys, values, where=True):
     """Overwrites two bytes at each slot of each row, a slot being a pair of positions, or only at those that `where` names."""
     for at, what in ((2 * slots, FIRST_KEY + keys), (2 * slots + 1, FIRST_VALUE + values)):
-        tokens.scatter_(1, at, torch.where(torch.as_tensor(where), what, tokens.gather(1, at)))
+        tokens.scatter_(1, at, torch.where(torch.as_tensor(where, device=at.device), what, tokens.gather(1, at)))
 
 
 def pick(n_slots, batch, n, generator):
     """n distinct slots a row, ascending."""
-    return torch.rand(batch, n_slots, generator=generator).topk(n, 1).indices.sort(1).values
+    return uniform(generator, batch, n_slots).topk(n, 1).indices.sort(1).values
 
 
 def training_batch(text, s, length, generator):
     """(tokens, mask of text targets, mask of recall targets); both masks tell what is predicted at a position.
 
-    Shorter sequences are more in number and hold fewer pairs, in proportion."""
-    batch, events = s.batch * s.length // length, max(s.events * length // s.length, 2 * N_KEYS)
+    A sequence uses 4 to N_KEYS different keys, evenly spread in logarithm: with few, copying any value seen before is a first
+    step towards copying the right one. Shorter sequences are more in number and hold fewer pairs, in proportion."""
+    batch = s.batch * s.length // length
+    events = min(max(s.events * length // s.length, 2 * N_KEYS), length // 4)
     tokens = windows(text, batch, length + 1, generator)
-    slots = pick(length // 2, batch, min(events, length // 4), generator)
-    keys = torch.randint(0, N_KEYS, slots.shape, generator=generator)
-    values = torch.randint(0, N_VALUES, (batch, N_KEYS), generator=generator).gather(1, keys)
-    share = (events / N_KEYS) ** -torch.rand(batch, 1, generator=generator)
-    kept = torch.rand(slots.shape, generator=generator) < share
+    slots = pick(length // 2, batch, events, generator)
+    n_keys = 4 * (N_KEYS / 4) ** uniform(generator, batch, 1)
+    chosen = (uniform(generator, *slots.shape) * n_keys).long()
+    keys = uniform(generator, batch, N_KEYS).argsort(1).gather(1, chosen)
+    values = (uniform(generator, batch, N_KEYS) * N_VALUES).long().gather(1, keys)
+    share = max(events / N_KEYS, 1.0) ** -uniform(generator, batch, 1)
+    kept = uniform(generator, *slots.shape) < share
     place(tokens, slots, keys, values, kept)
     one_hot = functional.one_hot(keys, N_KEYS) * kept[:, :, None]
     seen = kept & ((one_hot.cumsum(1) - one_hot).gather(2, keys[:, :, None])[:, :, 0] > 0)
-    recall = torch.zeros(batch, length, dtype=torch.bool).scatter_(1, 2 * slots, seen)
+    recall = torch.zeros(batch, length, dtype=torch.bool, device=text.device).scatter_(1, 2 * slots, seen)
     return tokens, tokens[:, 1:] < FIRST_KEY, recall
 
 
 def probe_batch(text, s, length, generator):
     """Every key once, anywhere before the tail, and once more within it."""
     tokens = windows(text, s.batch, length + 1, generator)
-    keys = torch.rand(s.batch, N_KEYS, generator=generator).argsort(1)
-    values = torch.randint(0, N_VALUES, keys.shape, generator=generator)
+    keys = uniform(generator, s.batch, N_KEYS).argsort(1)
+    values = (uniform(generator, *keys.shape) * N_VALUES).long()
     n = min(N_KEYS, s.tail // 4)
     place(tokens, pick((length - s.tail) // 2, s.batch, n, generator), keys[:, :n], values[:, :n])
     slots = (length - s.tail) // 2 + pick(s.tail // 2, s.batch, n, generator)
-    order = torch.rand(s.batch, n, generator=generator).argsort(1)
+    order = uniform(generator, s.batch, n).argsort(1)
     place(tokens, slots, keys.gather(1, order), values.gather(1, order))
-    return tokens, torch.zeros(s.batch, length, dtype=torch.bool).scatter_(1, 2 * slots, True)
+    return tokens, torch.zeros(s.batch, length, dtype=torch.bool, device=text.device).scatter_(1, 2 * slots, True)
 
 
 # ---------------------------------------------------------------------------------------------------- model --
@@ -205,7 +214,7 @@ class Run:
         self.s, self.variant, self.texts, self.device = s, variant, texts, device
         self.length = s.length
         torch.manual_seed(seed)
-        self.data = torch.Generator().manual_seed(1000 + seed)  # the same batches for every variant
+        self.data = torch.Generator(device).manual_seed(1000 + seed)  # the same batches for every variant
         self.model = Model(s, variant.block, variant.kconv, variant.n_dense).to(device)
         matrices = [p for p in self.model.parameters() if p.dim() == 2]
         others = [p for p in self.model.parameters() if p.dim() != 2]
@@ -217,17 +226,17 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return self.model(tokens)
 
-    def step(self, at, n_steps, decay=True):
+    def step(self, at, n_steps, decay=True, text_weight=1.0):
         s = self.s
         rate = min((at + 1) / 20, 1.0, max(0.05, (n_steps - at) / (0.5 * n_steps)) if decay else 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = s.lr * rate
-        tokens, text, recall = (x.to(self.device, non_blocking=True) for x in training_batch(self.texts[0], s, self.length, self.data))
+        tokens, text, recall = training_batch(self.texts[0], s, self.length, self.data)
         logits = self.logits(tokens[:, :-1])
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none").view_as(text)
         text_loss = (loss * text).sum() / text.sum()
         recall_loss = ((loss * recall).sum(1) / recall.sum(1).clamp(min=1)).mean()
-        (text_loss + recall_loss).backward()
+        (text_weight * text_loss + recall_loss).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -240,23 +249,33 @@ class Run:
             if not math.isfinite(self.curve[-1][1]):
                 raise SystemExit("%s: the loss is not finite at step %d" % (self.variant.name, at + 1))
 
-    def train(self, first, last, n_steps, decay=True):
+    def train(self, first, last, n_steps):
         """Steps first..last-1 of n_steps; seconds."""
         wait(self.device)
         begin = time.monotonic()
         for at in range(first, last):
-            self.step(at, n_steps, decay)
+            self.step(at, n_steps)
         wait(self.device)
         return time.monotonic() - begin
+
+    def warm_up(self):
+        """Recall alone until it is learned, then text and recall, on short sequences; steps made."""
+        s, self.length, at = self.s, self.s.warm_length, 0
+        while at < s.recall_steps and (at % 50 or not at or self.curve[-1][3] < 0.95):
+            self.step(at, s.recall_steps, decay=False, text_weight=0.0)
+            at += 1
+        for i in range(s.warm_steps):
+            self.step(at + i, at + s.warm_steps, decay=False)
+        return at + s.warm_steps
 
     @torch.no_grad()
     def measure(self):
         """Held-out loss a byte in nats, over all positions and over the tail; recall at each probe length."""
         s, out = self.s, {}
-        generator = torch.Generator().manual_seed(7)
+        generator = torch.Generator(self.device).manual_seed(7)
         means, tails = [], []
         for _ in range(s.eval_batches):
-            tokens = windows(self.texts[1], s.batch, s.length + 1, generator).to(self.device)
+            tokens = windows(self.texts[1], s.batch, s.length + 1, generator)
             loss = functional.cross_entropy(self.logits(tokens[:, :-1]).float().transpose(1, 2), tokens[:, 1:], reduction="none")
             means.append(loss.mean().item())
             tails.append(loss[:, -s.tail:].mean().item())
@@ -264,7 +283,7 @@ class Run:
         for length in s.probes:
             right = []
             for _ in range(s.eval_batches):
-                tokens, asked = (x.to(self.device) for x in probe_batch(self.texts[1], s, length, generator))
+                tokens, asked = probe_batch(self.texts[1], s, length, generator)
                 right.append((self.logits(tokens[:, :-1]).argmax(-1) == tokens[:, 1:])[asked].float().mean().item())
             out["recall_%d" % length] = statistics.mean(right)
         return out
@@ -275,33 +294,27 @@ def wait(device):
         torch.cuda.synchronize()
 
 
-def steps_within(budget, s, choices, texts, device):
-    """How many steps each variant can make when all together, warm-up included, may take `budget` seconds."""
+def steps_within(seconds, s, choices, texts, device):
+    """How many steps each variant can make when all together may take that many seconds."""
     begin, each = time.monotonic(), 0.0
-    warm = Run(s, Variant("warm-up"), 0, texts, device)
-    warm.length = s.warm_length
-    warm.train(0, 3, 1000)
-    budget -= warm.train(3, 9, 1000) / 6 * s.warm_steps * len(s.seeds)
     for variant in choices:
         run = Run(s, variant, 0, texts, device)
         run.train(0, 3, 1000)
-        seconds = run.train(3, 9, 1000) / 6
-        each += seconds * (1.0 if variant.dense_from == 1 else 1 - variant.dense_from)
-        print("%-40s %.1f ms a step" % (variant.name, 1e3 * seconds), flush=True)
-    budget -= time.monotonic() - begin
-    steps = int(budget / (each * len(s.seeds))) // 20 * 20
-    return max(20, steps)
+        took = run.train(3, 9, 1000) / 6
+        each += took * (1.0 if variant.dense_from == 1 else 1 - variant.dense_from)
+        print("%s: %.1f ms a step" % (variant.name, 1e3 * took), flush=True)
+    seconds -= time.monotonic() - begin
+    return max(20, int(seconds / each) // 20 * 20)
 
 
-def train_all(s, choices, n_steps, texts, device):
-    """Results a variant and seed. A variant that turns dense late goes on from the routed one it shares its start with."""
-    results, kept = [], None
+def train_all(s, choices, texts, device):
+    """Results a variant and seed, and the last routed run. A variant that turns dense late goes on from the routed one it shares its start with."""
+    results, kept, n_steps = [], None, 0 if s.budget else s.steps
     for seed in s.seeds:
+        begin = time.monotonic()
         warm = Run(s, Variant("warm-up"), seed, texts, device)
-        warm.length = s.warm_length
-        seconds = warm.train(0, s.warm_steps, s.warm_steps, decay=False)
-        results.append({"variant": "warm-up", "seed": seed, "steps": s.warm_steps,
-                        "ms_a_step": 1e3 * seconds / max(s.warm_steps, 1), "curve": warm.curve})
+        results.append({"variant": "warm-up", "seed": seed, "steps": warm.warm_up(), "curve": warm.curve})
+        n_steps = n_steps or steps_within(s.budget / len(s.seeds) - (time.monotonic() - begin), s, choices, texts, device)
         half_way = {}
         for variant in choices:
             run = Run(s, variant, seed, texts, device)
@@ -403,7 +416,7 @@ def dump(run, path):
     """Queries, keys and values of every global layer on one held-out sequence of probes, as npz of float16."""
     import numpy
 
-    tokens, _ = probe_batch(run.texts[1], run.s, run.s.length, torch.Generator().manual_seed(9))
+    tokens, _ = probe_batch(run.texts[1], run.s, run.s.length, torch.Generator(run.device).manual_seed(9))
     kept = {}
 
     def keep(index):
@@ -413,7 +426,7 @@ def dump(run, path):
         return hook
 
     hooks = [x.attention.register_forward_pre_hook(keep(i)) for i, x in enumerate(run.model.global_layers())]
-    run.logits(tokens[:1, :-1].to(run.device))
+    run.logits(tokens[:1, :-1])
     for hook in hooks:
         hook.remove()
     numpy.savez(path, **kept)
@@ -443,13 +456,13 @@ def main():
     if not choices:
         parser.error("no variant's name matches %r; they are %s" % (args.only, "; ".join(v.name for v in variants(s))))
     args.out.mkdir(parents=True, exist_ok=True)
-    texts = corpus()
+    texts = tuple(text.to(device) for text in corpus())
     n_parameters = sum(p.numel() for p in Model(s, 0, 0, 0).parameters())
     print("%s; %.1f MB of text, %.1f MB held out; %.2f M parameters" %
           (s, texts[0].numel() / 1e6, texts[1].numel() / 1e6, n_parameters / 1e6), flush=True)
 
-    n_steps = steps_within(s.budget, s, choices, texts, device) if s.budget else s.steps
-    results, kept = train_all(s, choices, n_steps, texts, device)
+    results, kept = train_all(s, choices, texts, device)
+    n_steps = results[-1]["steps"]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     about = "%s, torch %s, %d steps of %d x %d bytes, %.2f M parameters" % (name, torch.__version__, n_steps, s.batch, s.length,
                                                                           n_parameters / 1e6)

@@ -45,8 +45,8 @@ def test_late_dense_continues_the_routed_run():
     s = train_lm.dataclasses.replace(train_lm.SMOKE, steps=10)
     choices = [v for v in train_lm.variants(s) if v.block == 16 and not v.kconv and not v.n_dense]
     texts, cpu = (TEXT, TEXT), torch.device("cpu")
-    shared, kept = train_lm.train_all(s, choices, 10, texts, cpu)
-    alone, _ = train_lm.train_all(s, choices[1:], 10, texts, cpu)
+    shared, kept = train_lm.train_all(s, choices, texts, cpu)
+    alone, _ = train_lm.train_all(s, choices[1:], texts, cpu)
     assert [c.dense_from for c in choices] == [1.0, 0.9] and kept.variant is choices[0]
     assert [r["variant"] for r in shared] == ["warm-up", *(c.name for c in choices)]
     assert abs(shared[2]["curve"][-1][1] - alone[1]["curve"][-1][1]) < 1e-4
