@@ -349,7 +349,8 @@ int mobai_cli_advise(int argc, char **argv) {
                         .cluster_size = 1,
                         .delta_mu = 0.8,
                         .dtype = MOBA_BF16};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    int exit_code = mobai_cli_options(&argp, argc, argv, &o);
+    if (exit_code != MOBAI_EXIT_OK) return exit_code;
     if (o.n_kv_heads == 0) o.n_kv_heads = o.n_heads;
     moba_context_options context_options = MOBA_CONTEXT_OPTIONS_INIT;
     context_options.backend = o.backend;
@@ -358,7 +359,7 @@ int mobai_cli_advise(int argc, char **argv) {
     mobai_progress("opening the device");
     const moba_status status = moba_context_create(&context_options, &context);
     if (status != MOBA_OK) return mobai_cli_fail(status);
-    const int exit_code = o.measure ? measure(&o, context) : advise(&o, context);
+    exit_code = o.measure ? measure(&o, context) : advise(&o, context);
     moba_context_destroy(context);
     return exit_code;
 }

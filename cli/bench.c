@@ -285,14 +285,14 @@ static int bench_problem(bench_state *state, const bench_contexts *contexts, con
     char shown[160];
     mobai_printable(shown, sizeof shown, text, strlen(text));
     if (!mobai_problem_parse(text, o->input != NULL, &problem, &message)) {
-        return mobai_cli_error(MOBAI_EXIT_USAGE, "problem '%s': %s", shown, message.text);
+        return mobai_cli_error(message.exit_code, "problem '%s': %s", shown, message.text);
     }
     int exit_code = o->input == NULL ? check_problem(contexts, &problem, shown) : MOBAI_EXIT_OK;
     if (exit_code == MOBAI_EXIT_OK) {
         const bool loaded = o->input != NULL ? mobai_inputs_load(o->input, &problem, o->seed, &inputs, &message)
                                              : mobai_inputs_random(&problem, o->seed, &inputs, &message);
         if (!loaded && o->input != NULL) {
-            exit_code = mobai_cli_error(MOBAI_EXIT_USAGE, "%s: %s", o->input, message.text);
+            exit_code = mobai_cli_error(message.exit_code, "%s: %s", o->input, message.text);
         } else if (!loaded) {
             exit_code = mobai_cli_error(MOBAI_EXIT_FAILED, "%s", message.text);
         }
@@ -440,10 +440,10 @@ static void read_problems(bench_options *o, const char *path, struct argp_state 
         const size_t length = strcspn(begin, " \t\r\n#");
         if (length > 0 && !add_problem(o, begin, length)) argp_failure(state, MOBAI_EXIT_FAILED, ENOMEM, "%s", path);
     }
-    const bool failed = ferror(file) != 0;
+    const int error = feof(file) ? 0 : errno;
     free(line);
     fclose(file);
-    if (failed) argp_failure(state, MOBAI_EXIT_USAGE, EIO, "%s", path);
+    if (error != 0) argp_failure(state, error == ENOMEM ? MOBAI_EXIT_FAILED : MOBAI_EXIT_USAGE, error, "%s", path);
 }
 
 static error_t parse_option(int key, char *argument, struct argp_state *state) {
@@ -535,12 +535,11 @@ static bool choose_passes(const bench_options *o, bool passes[3]) {
 int mobai_cli_bench(int argc, char **argv) {
     static const struct argp argp = {options, parse_option, "[PROBLEM...]", documentation, NULL, NULL, NULL};
     bench_options o = {.seed = 1, .device = -1, .matrix_tflops = NAN};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    int exit_code = mobai_cli_options(&argp, argc, argv, &o);
     if (o.check && o.repeat == 0) o.repeat = 1;
     bench_state state = {.options = &o, .quiet = o.check_all};
     bench_contexts contexts = {.n = 0};
-    int exit_code = MOBAI_EXIT_OK;
-    if (!choose_passes(&o, state.passes)) {
+    if (exit_code == MOBAI_EXIT_OK && !choose_passes(&o, state.passes)) {
         exit_code = mobai_cli_error(MOBAI_EXIT_USAGE, "--pass is '%s', must be fwd, bwd, route, or several with commas",
                                     o.passes);
     }

@@ -247,7 +247,7 @@ moba_status mobai_bench_read(mobai_bench_device *device, mobai_pass pass, mobai_
         const size_t bytes = device->bytes[*at];
         if (device->host[*at] == NULL) device->host[*at] = malloc(bytes > 0 ? bytes : 1);
         if (device->host[*at] == NULL) {
-            mobai_say(message, "out of memory for %zu bytes of results on the host", bytes);
+            mobai_say_memory(message, "out of memory for %zu bytes of results on the host", bytes);
             return MOBA_ERROR_OUT_OF_MEMORY;
         }
         if (bytes == 0) continue;

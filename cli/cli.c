@@ -4,6 +4,7 @@
  */
 #include "cli/cli.h"
 
+#include <argp.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/output.h"
 #include "cli/progress.h"
 
 static const char *program_name = "moba";
@@ -59,11 +61,26 @@ int mobai_cli_fail(moba_status status) {
     return mobai_cli_error(mobai_cli_exit_code(status), "%s", sentence[0] ? sentence : moba_status_name(status));
 }
 
+int mobai_cli_options(const struct argp *argp, int argc, char **argv, void *input) {
+    error_t error = argp_parse(argp, argc, argv, 0, NULL, input);
+    if (error == 0) return MOBAI_EXIT_OK;
+    return mobai_cli_error(MOBAI_EXIT_FAILED, "the options cannot be read: %s", strerror(error));
+}
+
 void mobai_message_set(mobai_message *message, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message->text, sizeof message->text, format, arguments);
     va_end(arguments);
+    message->exit_code = MOBAI_EXIT_USAGE;
+}
+
+void mobai_message_memory(mobai_message *message, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message->text, sizeof message->text, format, arguments);
+    va_end(arguments);
+    message->exit_code = MOBAI_EXIT_FAILED;
 }
 
 const char *mobai_printable(char *out, size_t capacity, const char *text, size_t length) {
@@ -106,6 +123,15 @@ bool mobai_parse_dtype(const char *text, moba_dtype *out) {
 }
 
 const char *mobai_dtype_name(moba_dtype dtype) { return dtype_names[dtype]; }
+
+static void *allocate_json(size_t n_bytes) {
+    void *data = malloc(n_bytes);
+    if (data != NULL) return data;
+    mobai_output_discard();
+    exit(mobai_cli_error(MOBAI_EXIT_FAILED, "out of memory for %zu bytes of JSON", n_bytes));
+}
+
+void mobai_json_guard(void) { json_set_alloc_funcs(allocate_json, free); }
 
 json_t *mobai_json_real(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 

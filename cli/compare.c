@@ -67,9 +67,8 @@ int mobai_cli_compare(int argc, char **argv) {
         NULL,
         NULL};
     compare_options o = {0};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    int exit_code = mobai_cli_options(&argp, argc, argv, &o);
     mobai_comparison comparison = {0};
-    int exit_code = MOBAI_EXIT_OK;
     for (size_t i = 0; exit_code == MOBAI_EXIT_OK && i < o.n_files; i++) {
         if (repeats(&o, i)) {
             char shown[160];

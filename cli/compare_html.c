@@ -371,7 +371,7 @@ static int write_file(const char *path, const char *text, size_t length) {
     bool good = file >= 0 && mobai_output_write(file, text, length, &message) && mobai_output_commit(&message);
     mobai_output_discard();
     free(folder);
-    return good ? MOBAI_EXIT_OK : mobai_cli_error(MOBAI_EXIT_USAGE, "%s", message.text);
+    return good ? MOBAI_EXIT_OK : mobai_cli_error(message.exit_code, "%s", message.text);
 }
 
 int mobai_compare_html(const mobai_comparison *comparison, const char *path) {
@@ -388,7 +388,7 @@ int mobai_compare_html(const mobai_comparison *comparison, const char *path) {
         put_head(page.out);
         put_explanation(&page);
         put_series(&page);
-        if (!put_plots(&page, &message)) exit_code = mobai_cli_error(MOBAI_EXIT_USAGE, "%s", message.text);
+        if (!put_plots(&page, &message)) exit_code = mobai_cli_error(message.exit_code, "%s", message.text);
         put_table(&page);
         fputs("</body>\n</html>\n", page.out);
     }

@@ -115,15 +115,17 @@ static bool read_problem(const json_t *object, mobai_measurement *out, mobai_mes
     mobai_message reason;
     if (!read_text(object, "problem", &text, message)) return false;
     if (!mobai_problem_parse(text, false, &out->problem, &reason)) {
-        return mobai_say(message, "problem '%s': %s", mobai_printable(shown, sizeof shown, text, strlen(text)),
-                         reason.text);
+        mobai_message_set(message, "problem '%s': %s", mobai_printable(shown, sizeof shown, text, strlen(text)),
+                          reason.text);
+        message->exit_code = reason.exit_code;
+        return false;
     }
     out->text = mobai_problem_print(&out->problem);
     if (out->text != NULL && out->problem.lens_q == NULL) out->family = print_family(&out->problem, out->text);
     if (out->text == NULL || (out->problem.lens_q == NULL && out->family == NULL)) {
         mobai_problem_free(&out->problem);
         free(out->text);
-        return mobai_say(message, "out of memory");
+        return mobai_say_memory(message, "out of memory");
     }
     return true;
 }
@@ -222,7 +224,7 @@ static int read_lines(mobai_comparison *comparison, FILE *file, const char *path
             at->line = number;
             comparison->n++;
         } else {
-            exit_code = mobai_cli_error(MOBAI_EXIT_USAGE, "%s:%" PRId64 ": %s%s", shown, number, message.text,
+            exit_code = mobai_cli_error(message.exit_code, "%s:%" PRId64 ": %s%s", shown, number, message.text,
                                         line.ended ? "" : "; the file ends within this line");
         }
     }
@@ -244,7 +246,9 @@ int mobai_comparison_read(mobai_comparison *comparison, const char *path) {
     const bool is_input = strcmp(path, "-") == 0;
     const char *shown = is_input ? "standard input" : path;
     FILE *file = is_input ? stdin : fopen(path, "r");
-    if (file == NULL) return mobai_cli_error(MOBAI_EXIT_USAGE, "cannot open %s: %s", shown, strerror(errno));
+    if (file == NULL)
+        return mobai_cli_error(errno == ENOMEM ? MOBAI_EXIT_FAILED : MOBAI_EXIT_USAGE, "cannot open %s: %s", shown,
+                               strerror(errno));
     const int exit_code = read_lines(comparison, file, path, shown);
     if (!is_input) fclose(file);
     return exit_code;

@@ -85,17 +85,18 @@ int mobai_cli_explain(int argc, char **argv) {
         NULL,
         NULL};
     explain_options o = {NULL, NULL};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    int exit_code = mobai_cli_options(&argp, argc, argv, &o);
+    if (exit_code != MOBAI_EXIT_OK) return exit_code;
 
     mobai_bench_problem parsed;
     mobai_message message;
     if (!mobai_problem_parse(o.problem, false, &parsed, &message)) {
         char shown[128];
         mobai_printable(shown, sizeof shown, o.problem, strlen(o.problem));
-        return mobai_cli_error(MOBAI_EXIT_USAGE, "problem '%s': %s", shown, message.text);
+        return mobai_cli_error(message.exit_code, "problem '%s': %s", shown, message.text);
     }
     moba_problem problem = mobai_problem_bounds(&parsed);
-    int exit_code = explain(&o, &problem);
+    exit_code = explain(&o, &problem);
     mobai_problem_free(&parsed);
     return exit_code;
 }

@@ -98,7 +98,8 @@ int mobai_cli_info(int argc, char **argv) {
         NULL,    NULL,
         NULL};
     bool json = false;
-    argp_parse(&argp, argc, argv, 0, NULL, &json);
+    int parsed = mobai_cli_options(&argp, argc, argv, &json);
+    if (parsed != MOBAI_EXIT_OK) return parsed;
 
     json_t *list = json ? json_array() : NULL;
     if (!json) printf("libmoba %s\n", moba_version());

@@ -67,7 +67,7 @@ static void *random_tensor(const char *name, moba_dtype dtype, size_t n, uint64_
     void *data = malloc(bytes > 0 ? bytes : 1);
     if (data == NULL || !mobai_fill_normal(data, dtype, n, seed, stream, deviation)) {
         free(data);
-        mobai_say(message, "out of memory for %zu bytes of %s", bytes, name);
+        mobai_say_memory(message, "out of memory for %zu bytes of %s", bytes, name);
         return NULL;
     }
     return data;
@@ -91,7 +91,8 @@ static bool make_cu(const mobai_bench_problem *problem, mobai_bench_inputs *out,
     const size_t n = (size_t)problem->batch + 1;
     out->cu_q = malloc(n * sizeof *out->cu_q);
     out->cu_k = malloc(n * sizeof *out->cu_k);
-    if (out->cu_q == NULL || out->cu_k == NULL) return mobai_say(message, "out of memory for %zu cu_seqlens", 2 * n);
+    if (out->cu_q == NULL || out->cu_k == NULL)
+        return mobai_say_memory(message, "out of memory for %zu cu_seqlens", 2 * n);
     out->cu_q[0] = out->cu_k[0] = 0;
     for (size_t b = 0; b + 1 < n; b++) {
         out->cu_q[b + 1] = (int32_t)(out->cu_q[b] + problem->lens_q[b]);
@@ -203,7 +204,7 @@ static bool load_lengths(const mobai_safetensors *file, const char *name, const 
     const int32_t *cu = data;
     bool good = cu[0] == 0 || mobai_say(message, "%s[0] is %" PRId32 ", must be 0", name, cu[0]);
     *lengths = malloc((size_t)n * sizeof **lengths);
-    if (good && *lengths == NULL) good = mobai_say(message, "out of memory for %" PRId64 " lengths", n);
+    if (good && *lengths == NULL) good = mobai_say_memory(message, "out of memory for %" PRId64 " lengths", n);
     for (int64_t b = 0; good && b < n; b++) {
         (*lengths)[b] = (int64_t)cu[b + 1] - cu[b];
         if ((*lengths)[b] < 0) {

@@ -50,6 +50,7 @@ int main(int argc, char **argv) {
     snprintf(version, sizeof version, "moba %s", moba_version());
     argp_program_version = version;
     argp_err_exit_status = MOBAI_EXIT_USAGE;
+    mobai_json_guard();
 
     if (argc < 2) {
         print_usage(stderr);

@@ -144,7 +144,7 @@ static bool read_lengths(parser *p, const char *name, int64_t **out, int64_t *n)
     for (const char *c = begin; *c != '\0' && *c != ',' && *c != '/'; c++)
         capacity += *c == '+';
     int64_t *lengths = malloc(capacity * sizeof *lengths);
-    if (lengths == NULL) return mobai_say(p->message, "out of memory for %zu lengths", capacity);
+    if (lengths == NULL) return mobai_say_memory(p->message, "out of memory for %zu lengths", capacity);
     *out = lengths;
     int64_t total = 0;
     for (size_t i = 0; i < capacity; i++) {
@@ -187,7 +187,7 @@ static bool read_lens(parser *p) {
         }
     } else {
         problem->lens_k = malloc((size_t)n_q * sizeof *problem->lens_k);
-        if (problem->lens_k == NULL) return mobai_say(p->message, "out of memory for %" PRId64 " lengths", n_q);
+        if (problem->lens_k == NULL) return mobai_say_memory(p->message, "out of memory for %" PRId64 " lengths", n_q);
         memcpy(problem->lens_k, problem->lens_q, (size_t)n_q * sizeof *problem->lens_k);
     }
     int64_t longest_q = 0, longest_k = 0;

@@ -107,7 +107,7 @@ static bool make_kprime(mobai_reference *reference, mobai_message *message) {
     const size_t row_bytes = (size_t)reference->dim * mobai_element_bytes(element);
     const size_t bytes = (size_t)reference->in->total_k * (size_t)problem->n_kv_heads * row_bytes;
     char *kprime = malloc(bytes > 0 ? bytes : 1);
-    if (kprime == NULL) return mobai_say(message, "out of memory for %zu bytes of convolved keys", bytes);
+    if (kprime == NULL) return mobai_say_memory(message, "out of memory for %zu bytes of convolved keys", bytes);
     reference->kprime_owned = kprime;
     reference->kprime = kprime;
     float weights[256 * 8], key[256];
@@ -142,7 +142,7 @@ static bool make_centroids(mobai_reference *reference, mobai_message *message) {
     reference->centroids = malloc((n > 0 ? n : 1) * sizeof(float));
     reference->slack = malloc((n > 0 ? n : 1) * sizeof(float));
     if (reference->centroids == NULL || reference->slack == NULL) {
-        return mobai_say(message, "out of memory for %zu centroid elements", n);
+        return mobai_say_memory(message, "out of memory for %zu centroid elements", n);
     }
     float key[256], high[256];
     double sum[256], magnitude[256];
@@ -195,7 +195,7 @@ bool mobai_reference_open(const mobai_bench_problem *problem, const mobai_bench_
     out->k_begin = calloc(n, sizeof(int64_t));
     out->slot_begin = calloc(n, sizeof(int64_t));
     bool good = out->q_begin != NULL && out->k_begin != NULL && out->slot_begin != NULL;
-    if (!good) mobai_say(message, "out of memory for %zu sequences", n);
+    if (!good) mobai_say_memory(message, "out of memory for %zu sequences", n);
     for (int64_t b = 0; good && b < problem->batch; b++) {
         out->q_begin[b + 1] = out->q_begin[b] + (problem->lens_q ? problem->lens_q[b] : problem->seqlen_q);
         out->k_begin[b + 1] = out->k_begin[b] + (problem->lens_k ? problem->lens_k[b] : problem->seqlen_k);
@@ -237,7 +237,7 @@ bool mobai_row_open(const mobai_reference *reference, mobai_row *row, mobai_mess
         return true;
     }
     mobai_row_close(row);
-    return mobai_say(message, "out of memory for %zu keys of a row", n);
+    return mobai_say_memory(message, "out of memory for %zu keys of a row", n);
 }
 
 void mobai_row_close(mobai_row *row) {

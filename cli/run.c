@@ -167,9 +167,10 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
 int mobai_cli_run(int argc, char **argv) {
     static const struct argp argp = {options, parse_option, NULL, doc, NULL, NULL, NULL};
     mobai_job job = {.options = {.causal = true}};
-    argp_parse(&argp, argc, argv, 0, NULL, &job.options);
+    int exit_code = mobai_cli_options(&argp, argc, argv, &job.options);
+    if (exit_code != MOBAI_EXIT_OK) return exit_code;
 
-    int exit_code = mobai_job_open(&job);
+    exit_code = mobai_job_open(&job);
     if (exit_code == MOBAI_EXIT_OK) exit_code = mobai_job_execute(&job);
     mobai_job_close(&job);
     return exit_code;

@@ -205,7 +205,7 @@ static int upload_inputs(machine *m) {
         case MOBAI_STREAM_STOPPED:
             return mobai_cli_fail(u.status);
         case MOBAI_STREAM_UNREADABLE:
-            return mobai_cli_error(MOBAI_EXIT_USAGE, "%s %s", input->label, message.text);
+            return mobai_cli_error(message.exit_code, "%s %s", input->label, message.text);
         }
     }
     return MOBAI_EXIT_OK;
@@ -286,7 +286,7 @@ static int create_outputs(machine *m) {
     const mobai_job *job = m->job;
     mobai_message message;
     if (!mobai_output_directory(job->options.out, &message))
-        return mobai_cli_error(MOBAI_EXIT_USAGE, "%s", message.text);
+        return mobai_cli_error(message.exit_code, "%s", message.text);
     int number = -1;
     for (int i = 0; i < OUTPUT_COUNT; i++) {
         result *r = &m->results[i];
@@ -295,7 +295,7 @@ static int create_outputs(machine *m) {
             char name[32] = "out.safetensors";
             if (job->file == NULL) snprintf(name, sizeof name, "%s.npy", output_names[i]);
             number = mobai_output_create(job->options.out, name, &message);
-            if (number < 0) return mobai_cli_error(MOBAI_EXIT_USAGE, "%s", message.text);
+            if (number < 0) return mobai_cli_error(message.exit_code, "%s", message.text);
         }
         r->number = number;
     }
@@ -305,7 +305,7 @@ static int create_outputs(machine *m) {
 static int write_file(int number, const void *data, size_t n_bytes) {
     mobai_message message;
     if (mobai_output_write(number, data, n_bytes, &message)) return MOBAI_EXIT_OK;
-    return mobai_cli_error(MOBAI_EXIT_USAGE, "%s", message.text);
+    return mobai_cli_error(message.exit_code, "%s", message.text);
 }
 
 static int write_safetensors_header(machine *m) {
@@ -368,7 +368,7 @@ static int write_outputs(machine *m) {
     free(raw);
     free(converted);
     if (exit_code != MOBAI_EXIT_OK) return exit_code;
-    if (!mobai_output_commit(&message)) return mobai_cli_error(MOBAI_EXIT_USAGE, "%s", message.text);
+    if (!mobai_output_commit(&message)) return mobai_cli_error(message.exit_code, "%s", message.text);
     return MOBAI_EXIT_OK;
 }
 

@@ -56,7 +56,7 @@ static int take_from_file(mobai_job *job, mobai_job_tensor t) {
     case MOBAI_FIND_NONE:
         return MOBAI_EXIT_OK;
     case MOBAI_FIND_REFUSED:
-        return mobai_cli_error(MOBAI_EXIT_USAGE, "%s %s", o->input, message.text);
+        return mobai_cli_error(message.exit_code, "%s %s", o->input, message.text);
     case MOBAI_FIND_OK:
         break;
     }
@@ -74,7 +74,7 @@ static int open_all(mobai_job *job) {
     mobai_message message;
     if (o->input != NULL) {
         job->file = mobai_safetensors_open(o->input, &message);
-        if (job->file == NULL) return mobai_cli_error(MOBAI_EXIT_USAGE, "%s %s", o->input, message.text);
+        if (job->file == NULL) return mobai_cli_error(message.exit_code, "%s %s", o->input, message.text);
     }
     for (int t = 0; t < MOBAI_JOB_TENSOR_COUNT; t++) {
         if (job->file != NULL) {
@@ -82,7 +82,7 @@ static int open_all(mobai_job *job) {
             if (exit_code != MOBAI_EXIT_OK) return exit_code;
         }
         if (o->paths[t] != NULL && !open_npy(&job->inputs[t], o->paths[t], &message)) {
-            return mobai_cli_error(MOBAI_EXIT_USAGE, "%s %s", o->paths[t], message.text);
+            return mobai_cli_error(message.exit_code, "%s %s", o->paths[t], message.text);
         }
     }
     for (int t = MOBAI_JOB_Q; t <= MOBAI_JOB_V; t++) {
@@ -197,7 +197,7 @@ static int load_integers(mobai_job *job, mobai_job_tensor t, int32_t **out) {
     void *data = NULL;
     mobai_progress("reading %s", tensors[t].name);
     if (!mobai_tensor_load(input->fd, &input->view, MOBAI_ELEMENT_I32, &data, &message)) {
-        return mobai_cli_error(MOBAI_EXIT_USAGE, "%s %s", input->label, message.text);
+        return mobai_cli_error(message.exit_code, "%s %s", input->label, message.text);
     }
     *out = data;
     return MOBAI_EXIT_OK;

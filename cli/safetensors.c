@@ -128,7 +128,7 @@ static bool check_cover(entry *entries, size_t n, uint64_t data_bytes, mobai_mes
 
 static bool parse_entries(mobai_safetensors *file, uint64_t data_bytes, mobai_message *message) {
     file->entries = calloc(json_object_size(file->header) + 1, sizeof *file->entries);
-    if (file->entries == NULL) return mobai_say(message, "cannot be read: out of memory");
+    if (file->entries == NULL) return mobai_say_memory(message, "cannot be read: out of memory");
     const char *name;
     json_t *value;
     json_object_foreach(file->header, name, value) {
@@ -152,7 +152,7 @@ mobai_safetensors *mobai_safetensors_parse(const char *json, size_t n_bytes, uin
     }
     mobai_safetensors *file = calloc(1, sizeof *file);
     if (file == NULL) {
-        mobai_say(message, "cannot be read: out of memory");
+        mobai_say_memory(message, "cannot be read: out of memory");
         return NULL;
     }
     file->fd = -1;
@@ -192,7 +192,7 @@ static mobai_safetensors *read_and_parse(int fd, uint64_t file_bytes, mobai_mess
     char *json = malloc((size_t)length + 1);
     mobai_safetensors *file = NULL;
     if (json == NULL) {
-        mobai_say(message, "cannot be read: out of memory for a header of %" PRIu64 " bytes", length);
+        mobai_say_memory(message, "cannot be read: out of memory for a header of %" PRIu64 " bytes", length);
     } else if (mobai_file_read(fd, LENGTH_BYTES, json, (size_t)length, message)) {
         file = mobai_safetensors_parse(json, (size_t)length, file_bytes, message);
     }

@@ -131,7 +131,8 @@ mobai_stream_result mobai_tensor_stream(int fd, const mobai_tensor_view *view, m
     char *raw = malloc(piece * from_bytes), *converted = converts ? malloc(piece * to_bytes) : raw;
     mobai_stream_result result = MOBAI_STREAM_OK;
     if (raw == NULL || converted == NULL) {
-        mobai_say(message, "cannot be read: out of memory for a buffer of %zu bytes", piece * (from_bytes + to_bytes));
+        mobai_say_memory(message, "cannot be read: out of memory for a buffer of %zu bytes",
+                         piece * (from_bytes + to_bytes));
         result = MOBAI_STREAM_UNREADABLE;
     }
     for (uint64_t first = 0; first < count && result == MOBAI_STREAM_OK; first += piece) {
@@ -165,7 +166,8 @@ bool mobai_tensor_load(int fd, const mobai_tensor_view *view, mobai_element elem
     load_target target = {.element_bytes = mobai_element_bytes(element)};
     uint64_t bytes = mobai_view_count(view) * target.element_bytes;
     target.data = bytes < SIZE_MAX ? malloc(bytes ? (size_t)bytes : 1) : NULL;
-    if (target.data == NULL) return mobai_say(message, "cannot be read: out of memory for %" PRIu64 " bytes", bytes);
+    if (target.data == NULL)
+        return mobai_say_memory(message, "cannot be read: out of memory for %" PRIu64 " bytes", bytes);
     if (mobai_tensor_stream(fd, view, element, load_piece, &target, message) != MOBAI_STREAM_OK) {
         free(target.data);
         return false;

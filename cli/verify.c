@@ -286,7 +286,7 @@ bool mobai_verify(const mobai_reference *reference, const mobai_bench_outputs *o
     int64_t *rows = sample_rows(reference, &row, seed, &n_rows);
     double *scores = malloc(((size_t)reference->n_slots + 1) * 2 * sizeof *scores);
     bool good = rows != NULL && scores != NULL;
-    if (!good) mobai_say(message, "out of memory for the rows to verify");
+    if (!good) mobai_say_memory(message, "out of memory for the rows to verify");
     verdict->n_rows = n_rows;
     if (good && pass != MOBAI_PASS_BWD && !problem->dense) {
         mobai_verify_routing(reference, outputs->selection, rows, n_rows, &row, scores, verdict);

@@ -60,7 +60,7 @@ static bool open_check(gradient_check *check, mobai_message *message) {
         check->plain_dw != NULL) {
         return true;
     }
-    return mobai_say(message, "out of memory for the gradients of %" PRId64 " keys", block);
+    return mobai_say_memory(message, "out of memory for the gradients of %" PRId64 " keys", block);
 }
 
 static void close_check(gradient_check *check) {
@@ -376,7 +376,7 @@ bool mobai_verify_gradients(const mobai_reference *reference, const mobai_bench_
     check.dv.name = "dv";
     int64_t n_blocks = 0;
     int64_t *blocks = sample_blocks(reference, whole, seed, &n_blocks);
-    const bool good = open_check(&check, message) && (blocks != NULL || mobai_say(message, "out of memory"));
+    const bool good = open_check(&check, message) && (blocks != NULL || mobai_say_memory(message, "out of memory"));
     if (good) {
         double work = 0.0;
         for (int64_t i = 0; i < n_blocks && !whole; i++) {

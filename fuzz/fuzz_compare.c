@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     mobai_measurement measurement;
-    mobai_message message = {{0}};
+    mobai_message message = {0};
     if (!mobai_measurement_parse((const char *)data, size, &measurement, &message)) {
         if (message.text[0] == '\0') abort();
         return 0;

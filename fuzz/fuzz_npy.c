@@ -23,7 +23,7 @@ static void check_round_trip(const mobai_tensor_view *view) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     mobai_tensor_view view;
-    mobai_message message = {{0}};
+    mobai_message message = {0};
     uint64_t file_bytes = 0;
     int fd = mobai_file_open(memory_file(data, size), &file_bytes, &message);
     if (fd < 0) abort();

@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_text(const char *text, bool partial) {
     mobai_bench_problem problem, again;
-    mobai_message message = {{0}};
+    mobai_message message = {0};
     if (!mobai_problem_parse(text, partial, &problem, &message)) {
         if (message.text[0] == '\0') abort();
         return;

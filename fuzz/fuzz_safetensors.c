@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void find_and_load(const mobai_safetensors *file, const char *name, size_t size) {
     mobai_tensor_view view;
-    mobai_message message = {{0}};
+    mobai_message message = {0};
     switch (mobai_safetensors_find(file, name, &view, &message)) {
     case MOBAI_FIND_NONE:
         return;
@@ -30,7 +30,7 @@ static void find_and_load(const mobai_safetensors *file, const char *name, size_
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char *const names[] = {"q", "k", "v", "selection", "kconv_weight", ""};
-    mobai_message message = {{0}};
+    mobai_message message = {0};
     mobai_safetensors *file = mobai_safetensors_open(memory_file(data, size), &message);
     if (file == NULL && message.text[0] == '\0') abort();
     for (size_t i = 0; file != NULL && i < sizeof names / sizeof names[0]; i++)

@@ -131,7 +131,7 @@ Test(problem_string, faults) {
     };
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
         mobai_bench_problem problem;
-        mobai_message message = {{0}};
+        mobai_message message = {0};
         cr_assert(!mobai_problem_parse(faults[i].text, false, &problem, &message), "'%s' was read", faults[i].text);
         cr_assert(strstr(message.text, faults[i].part), "'%s': '%s' does not say '%s'", faults[i].text, message.text,
                   faults[i].part);
