@@ -48,8 +48,9 @@ Test(problem_string, round_trip) {
 Test(problem_string, meaning) {
     mobai_bench_problem problem;
     mobai_message message;
-    cr_assert(mobai_problem_parse("b3q513k600h8g2d128B64t3c,f16,sink=1,local=2,kconv=4,det,inference,lens=513+0+129/600+5+129",
-                                  false, &problem, &message),
+    cr_assert(mobai_problem_parse(
+                  "b3q513k600h8g2d128B64t3c,f16,sink=1,local=2,kconv=4,det,inference,lens=513+0+129/600+5+129", false,
+                  &problem, &message),
               "%s", message.text);
     cr_assert_eq(mobai_problem_total_q(&problem), 642);
     cr_assert_eq(mobai_problem_total_k(&problem), 734);
