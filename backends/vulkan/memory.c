@@ -436,8 +436,19 @@ moba_status mobai_vk_event_create(mobai_device *d, moba_event *out) {
         free(e);
         return mobai_vk_fail(result, "vkCreateQueryPool");
     }
+    /* Asking for the result is legal only after a reset, also when what records the event has not been submitted. */
+    mobai_vk_stream *s;
+    VkCommandBuffer commands;
+    pthread_mutex_lock(&d->lock);
+    moba_status status = mobai_vk_commands(d, (moba_stream){NULL}, &s, &commands);
+    if (status == MOBA_OK) {
+        d->vk.vkCmdResetQueryPool(commands, e->pool, 0, 1);
+        status = mobai_vk_submit(d, s, true);
+    }
+    pthread_mutex_unlock(&d->lock);
     out->native = e;
-    return MOBA_OK;
+    if (status != MOBA_OK) mobai_vk_event_destroy(d, *out);
+    return status;
 }
 
 void mobai_vk_event_destroy(mobai_device *d, moba_event event) {

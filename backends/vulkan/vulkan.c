@@ -222,8 +222,9 @@ static void fill_properties(const instance_functions *f, mobai_device *d, bool b
     c->copy_gbytes = discrete ? 1000.0 : 50.0;
     uint64_t limit = d->memory_bytes / 4;
     if (limit > d->max_alloc_bytes) limit = d->max_alloc_bytes;
+    /* So that what lies in a workspace of the default size can also be bound, should addresses be hidden. */
     uint64_t reach = (uint64_t)mobai_vk_bound_windows(limits) << d->window_shift;
-    if (!d->bda && limit > reach) limit = reach;
+    if (!d->no_bound && limit > reach) limit = reach;
     c->default_workspace_limit = (size_t)limit;
 }
 

@@ -170,7 +170,7 @@ enum {
     MOBAI_VK_STAGING_BYTES = 8 << 20,
     MOBAI_VK_PUSH_BYTES = 128,     /* what every device has */
     MOBAI_VK_BIND_ALIGNMENT = 256, /* a multiple of every device's minStorageBufferOffsetAlignment */
-    MOBAI_VK_MAX_WINDOWS = 16
+    MOBAI_VK_MAX_WINDOWS = 4       /* more make kernels slow to compile; a window is 128 MiB or more */
 };
 
 moba_status mobai_vk_fail(VkResult result, const char *what);

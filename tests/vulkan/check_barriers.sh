@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# check_barriers.sh LAYER_ROOT MOBA LIBRARY_DIR INTERPOSER_DIR LOADER TEST_ADOPTED
+# check_barriers.sh LAYER_ROOT MOBA LIBRARY_DIR INTERPOSER_DIR LOADER TEST_LAYERED
 #
 # Forward and backward under the Vulkan validation layer with synchronization checks: no report; and with the barriers
 # before one dispatch dropped: a report. The layer sees what a dispatch touches through descriptors, not through buffer
@@ -9,7 +9,7 @@
 # than Debian 12's, which misses a barrier between two dispatches, with the C library it needs (ci/install-deps). Exit 77
 # (skipped) where it is not installed.
 set -eu
-root=$1 moba=$2 libraries=$3 interposer=$4 loader=$5 adopted=$6
+root=$1 moba=$2 libraries=$3 interposer=$4 loader=$5 layered=$6
 lib=$root/usr/lib/x86_64-linux-gnu
 [ -e "$lib/libVkLayer_khronos_validation.so" ] || { echo "no validation layer in $root: run ci/install-deps"; exit 77; }
 export VK_LAYER_PATH="$root/usr/share/vulkan/explicit_layer.d" VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation
@@ -35,8 +35,10 @@ for mask in -bda ""; do
     done
 done
 unset MOBA_CAPS_MASK
-run "$adopted" --jobs 1 --filter 'adopted/recording_without*' && grep -q 'Tested: 1 ' "$log" || fail "an adopted device and command buffer: exit $?"
-[ "$(reports)" = 0 ] || fail "an adopted device and command buffer: $(reports) reports"
+[ -x "$layered" ] || fail "the layer was installed after configuring: configure and build again"
+LD_LIBRARY_PATH="$interposer:$lib:$libraries" "$layered" --jobs 1 --filter 'adopted/recording_without*' >"$log" 2>&1 || fail "recording: exit $?"
+grep -q 'Tested: 1 ' "$log" || fail "recording: not one test"
+[ "$(reports)" = 0 ] || fail "recording: $(reports) reports"
 
 # Dispatches of a route come first: kconv, centroid, gate. Each depends on the one before, which 1 and 2 drop.
 export MOBA_CAPS_MASK=-bda
