@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""check_code.py READELF FILE.co...: what the code objects say of their kernels. A kernel must not spill vector registers,
-use no memory of a lane's own, fit shared memory, and leave registers for at least two waves a SIMD."""
+"""check_code.py READELF OBJDUMP FILE.co...: what the code objects say of their kernels. A kernel must not spill vector
+registers, have no instruction that touches a lane's own memory (room that is only reserved costs nothing), fit shared
+memory, and leave registers for at least two waves a SIMD."""
 import re
 import subprocess
 import sys
@@ -17,7 +18,19 @@ def kernels_of(text):
         yield {m[1]: m[2] for m in re.finditer(r"^ *\.(\w+): +(\S+)", block, re.M)}
 
 
-def main(readelf, files):
+def touches_own_memory(objdump, path):
+    """The first instruction that does, or None."""
+    with subprocess.Popen([objdump, "-d", "--no-show-raw-insn", path], stdout=subprocess.PIPE, text=True) as process:
+        kernel, found = "", None
+        for line in process.stdout:
+            if line.endswith(">:\n"):
+                kernel = line.split()[-1]
+            elif found is None and re.match(r"\s+(scratch|buffer)_(load|store)", line):
+                found = f"{kernel} {line.split('//')[0].strip()}"
+    return found
+
+
+def main(readelf, objdump, files):
     bad, total = [], 0
     for path in files:
         arch = re.search(r"(gfx\w+)\.co$", path)[1]
@@ -30,14 +43,16 @@ def main(readelf, files):
             names.add(k["symbol"])
             vgprs = int(k["vgpr_count"])
             most = max(most, vgprs)
-            for field, limit in (("vgpr_spill_count", 0), ("private_segment_fixed_size", 0),
-                                 ("group_segment_fixed_size", MAX_SHARED_BYTES)):
+            for field, limit in (("vgpr_spill_count", 0), ("group_segment_fixed_size", MAX_SHARED_BYTES)):
                 if int(k[field]) > limit:
                     bad.append(f"{arch} {k['symbol']}: {field} is {k[field]}, above {limit}")
             if int(k["wavefront_size"]) != wave:
                 bad.append(f"{arch} {k['symbol']}: waves of {k['wavefront_size']} lanes, not {wave}")
             if vgprs > MAX_VGPRS[wave]:
                 bad.append(f"{arch} {k['symbol']}: {vgprs} registers, above {MAX_VGPRS[wave]}")
+        touching = touches_own_memory(objdump, path)
+        if touching:
+            bad.append(f"{arch} {touching}")
         print(f"{arch}: {len(names)} kernels, at most {most} vector registers")
         if len(names) < 50:
             bad.append(f"{arch}: only {len(names)} kernels")
@@ -46,4 +61,4 @@ def main(readelf, files):
     return bool(bad) or not total
 
 
-sys.exit(main(sys.argv[1], sys.argv[2:]))
+sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
