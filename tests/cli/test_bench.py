@@ -6,7 +6,7 @@ import unittest
 import numpy as np
 
 import support
-from support import BACKEND, OK, USAGE, moba, safetensors_io
+from support import BACKEND, CHECK, OK, USAGE, moba, safetensors_io
 
 PROBLEM = "b2q200k200h4g2d32B32t3c,f32"
 FIELDS = ("device driver version backend variant problem pass ms useful_tflops gbytes workspace_bytes saved_bytes verified "
@@ -89,6 +89,22 @@ class Bench(support.Case):
         del tensors["v"]
         safetensors_io.save(path, tensors, {})
         self.expect(moba("bench", "B32t3c", f"--input={path}"), USAGE, "'v'")
+
+    def test_a_wrong_output_ends_in_exit_code_1(self):
+        """Sums of such values overflow float32, though the outputs would fit."""
+        path = self.dir / "x.safetensors"
+        tensors = support.random_inputs(150, 150, 1, 1, 32)
+        tensors["v"][:] = 3e38
+        safetensors_io.save(path, tensors, {})
+        for options in [("--repeat=1",), ("--check",)]:
+            result = moba("bench", "B32t3n", f"--input={path}", "--pass=fwd", *options)
+            self.assertEqual(result.returncode, CHECK, result.stderr)
+            (line,) = lines(result)
+            self.assertIs(line["verified"], False)
+            self.assertIsNone(line["max_err"])
+            said, again = result.stderr.splitlines()
+            self.assertIn("o of row 0, head 0 is not finite", said)
+            self.assertEqual(again, f"moba bench --check '{line['problem']}' --seed 1 --backend cpu --pass fwd --input '{path}'")
 
     def test_bad_usage(self):
         self.expect(moba("bench"), USAGE, "PROBLEM is missing")
