@@ -49,7 +49,7 @@ class Setting:
     probes: tuple = (8192, 16384)
     eval_batches: int = 8
     warm_length: int = 512
-    recall_steps: int = 2000  # of the warm-up, at most, on recall alone: until it is right in 95 % of cases
+    recall_steps: int = 600  # of the warm-up, at most, on recall alone: until it is right in 95 % of cases
     warm_steps: int = 300  # of the warm-up on text and recall
     steps: int = 400
     lr: float = 4e-3
