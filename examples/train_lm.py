@@ -412,24 +412,22 @@ def smooth(values, keep=0.7):
 
 
 @torch.no_grad()
-def dump(run, path):
-    """Queries, keys and values of every global layer on one held-out sequence of probes, as npz of float16."""
+def dump(run, folder):
+    """Queries, keys and values of every global layer on one held-out sequence of probes: float16 npz, a file a layer."""
     import numpy
 
     tokens, _ = probe_batch(run.texts[1], run.s, run.s.length, torch.Generator(run.device).manual_seed(9))
-    kept = {}
 
     def keep(index):
         def hook(module, args):
-            q, k, v = module.project(*args)
-            kept.update({"%s%d" % (name, index): x[0].half().cpu().numpy() for name, x in zip("qkv", (q, k, v))})
+            arrays = {name: x[0].half().cpu().numpy() for name, x in zip("qkv", module.project(*args))}
+            numpy.savez(folder / ("qkv_%d.npz" % index), **arrays)
         return hook
 
     hooks = [x.attention.register_forward_pre_hook(keep(i)) for i, x in enumerate(run.model.global_layers())]
     run.logits(tokens[:1, :-1])
     for hook in hooks:
         hook.remove()
-    numpy.savez(path, **kept)
 
 
 def main():
@@ -470,7 +468,7 @@ def main():
     (args.out / "results.json").write_text(json.dumps({"about": about, "setting": dataclasses.asdict(s), "results": results}))
     draw(results, args.out)
     if args.dump and kept:
-        dump(kept, args.out / "qkv.npz")
+        dump(kept, args.out)
     print("\n%s\n\n%s" % (about, table(s, results)))
 
 

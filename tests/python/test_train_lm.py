@@ -63,7 +63,7 @@ def test_smoke_setting(tmp_path):
     lines = (tmp_path / "results.md").read_text().splitlines()
     assert [x.split("|")[1].strip() for x in lines if x.startswith("|")][2:] == names
     import numpy
-    q = numpy.load(tmp_path / "qkv.npz")["q0"]
+    q = numpy.load(tmp_path / "qkv_0.npz")["q"]
     assert q.shape == (256, 2, 16) and q.any()
 
 
