@@ -232,10 +232,14 @@ static moba_status cl_open(const moba_context_options *options, mobai_device **o
 
 static const mobai_caps *cl_caps(const mobai_device *d) { return &d->caps; }
 
-/** Software devices only when named. */
+/** GPUs before the CPU, behind what other backends see of them; software devices only when OpenCL is named. */
 static int32_t cl_rank(int32_t index) {
-    (void)index;
-    return 0;
+    mobai_device d;
+    if (check_index(index) != MOBA_OK) return 0;
+    memset(&d, 0, sizeof d);
+    d.id = devices[index];
+    fill_properties(&d);
+    return d.software ? 0 : 2;
 }
 
 /** The generated tier only. */

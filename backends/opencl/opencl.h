@@ -37,7 +37,6 @@
     X(clReleaseProgram)                                                                                                \
     X(clCreateKernel)                                                                                                  \
     X(clReleaseKernel)                                                                                                 \
-    X(clGetKernelWorkGroupInfo)                                                                                        \
     X(clSetKernelArg)                                                                                                  \
     X(clEnqueueNDRangeKernel)                                                                                          \
     X(clEnqueueMarkerWithWaitList)                                                                                     \
