@@ -52,17 +52,13 @@ static size_t inflated_bytes(const hip_code *code) {
     return (size_t)end[-4] | (size_t)end[-3] << 8 | (size_t)end[-2] << 16 | (size_t)end[-1] << 24;
 }
 
-static moba_status inflate_code(const hip_code *code, unsigned char **image) {
+static moba_status inflate_code(const hip_code *code, unsigned char *image, size_t bytes) {
     enum { GZIP_ONLY = 16 + MAX_WBITS };
-    const size_t bytes = inflated_bytes(code);
-    *image = malloc(bytes);
-    if (!*image)
-        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no host memory for the %s kernels: %zu bytes", code->arch, bytes);
     z_stream stream;
     memset(&stream, 0, sizeof stream);
     stream.next_in = code->packed;
     stream.avail_in = (uInt)(code->packed_end - code->packed);
-    stream.next_out = *image;
+    stream.next_out = image;
     stream.avail_out = (uInt)bytes;
     int result = mobai_zlib_inflateInit2_(&stream, GZIP_ONLY, ZLIB_VERSION, (int)sizeof stream);
     if (result == Z_OK) {
@@ -70,25 +66,35 @@ static moba_status inflate_code(const hip_code *code, unsigned char **image) {
         mobai_zlib_inflateEnd(&stream);
     }
     if (result == Z_STREAM_END && stream.avail_out == 0) return MOBA_OK;
-    free(*image);
     return mobai_fail(result == Z_MEM_ERROR ? MOBA_ERROR_OUT_OF_MEMORY : MOBA_ERROR_INTERNAL,
                       "the embedded %s kernels cannot be inflated (zlib error %d)", code->arch, result);
 }
 
-moba_status hip_simt_module(mobai_device *device, const char *kernel, void **module) {
-    (void)kernel; /* one module holds them all */
-    if (!device->module) {
-        unsigned char *image = NULL;
-        MOBAI_TRY(inflate_code(device->code, &image));
-        int result = device->base.driver->module_load(&device->module, image);
-        free(image); /* HIP keeps a copy */
-        if (result != HIP_SUCCESS) {
+static moba_status load(mobai_device *device) {
+    const size_t bytes = inflated_bytes(device->code);
+    unsigned char *image = malloc(bytes);
+    if (!image)
+        return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no host memory for the %s kernels: %zu bytes", device->code->arch,
+                          bytes);
+    moba_status status = inflate_code(device->code, image, bytes);
+    if (status == MOBA_OK) {
+        void *module = NULL;
+        int result = device->base.driver->module_load(&module, image);
+        if (result == HIP_SUCCESS) {
+            device->module = module;
+        } else {
             char what[80];
-            device->module = NULL;
             snprintf(what, sizeof what, "load the %s kernels", device->code->arch);
-            return hip_fail(result, what);
+            status = hip_fail(result, what);
         }
     }
+    free(image); /* HIP keeps a copy */
+    return status;
+}
+
+moba_status hip_simt_module(mobai_device *device, const char *kernel, void **module) {
+    (void)kernel; /* one module holds them all */
+    if (!device->module) MOBAI_TRY(load(device));
     *module = device->module;
     return MOBA_OK;
 }
