@@ -9,7 +9,7 @@ import unittest
 import support
 from support import BACKEND, OK, USAGE, moba
 
-SUBCOMMANDS = ["info", "run", "bench", "advise", "explain"]
+SUBCOMMANDS = ["info", "run", "bench", "compare", "advise", "explain"]
 PROBLEM = "b1q256k256h4g2d32B32t3c,f32"
 
 
