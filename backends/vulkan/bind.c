@@ -33,9 +33,10 @@ uint32_t mobai_vk_max_bindings(const VkPhysicalDeviceLimits *limits) {
 }
 
 static uint32_t kernel_windows(const mobai_kernel *kernel, uint32_t allowed) {
-    uint32_t block = has_block(kernel);
-    uint32_t n = allowed < block ? 0 : (allowed - block) / (uint32_t)n_buffers(kernel);
-    return n < MOBAI_VK_MAX_WINDOWS ? n : MOBAI_VK_MAX_WINDOWS;
+    uint32_t block = has_block(kernel), n = (uint32_t)n_buffers(kernel);
+    if (n == 0 || allowed < block) return 0;
+    uint32_t windows = (allowed - block) / n;
+    return windows < MOBAI_VK_MAX_WINDOWS ? windows : MOBAI_VK_MAX_WINDOWS;
 }
 
 uint32_t mobai_vk_bound_windows(const VkPhysicalDeviceLimits *limits) {
@@ -103,7 +104,7 @@ uint64_t mobai_vk_extent(const mobai_stage_args *a, size_t offset) {
         BYTES(dkprime, (uint64_t)a->total_k * kv_heads * head_dim * sizeof(float));
         BYTES(scratch, a->scratch_bytes);
     default:
-        return 0; /* `kept`: no generated kernel has it */
+        return UINT64_MAX; /* none of the generated kernels has another */
     }
 #undef TENSOR
 #undef BYTES
@@ -159,22 +160,22 @@ static moba_status new_pool(mobai_device *d, mobai_vk_pool **out) {
 }
 
 static moba_status take_set(mobai_device *d, mobai_vk_sets *sets, VkDescriptorSetLayout layout, VkDescriptorSet *out) {
-    if (!sets->first) {
-        MOBAI_TRY(new_pool(d, &sets->first));
-        sets->current = sets->first;
-    }
+    mobai_vk_pool **at = sets->current ? &sets->current : &sets->first;
     for (;;) {
+        bool fresh = !*at;
+        if (fresh) MOBAI_TRY(new_pool(d, at));
+        mobai_vk_pool *pool = *at;
         VkDescriptorSetAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO,
-                                            .descriptorPool = sets->current->pool,
+                                            /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): made above */
+                                            .descriptorPool = pool->pool,
                                             .descriptorSetCount = 1,
                                             .pSetLayouts = &layout};
-        bool last = !sets->current->next;
         VkResult result = d->vk.vkAllocateDescriptorSets(d->device, &info, out);
+        sets->current = pool;
         if (result == VK_SUCCESS) return MOBA_OK;
-        if (result != VK_ERROR_OUT_OF_POOL_MEMORY && result != VK_ERROR_FRAGMENTED_POOL)
+        if (fresh || (result != VK_ERROR_OUT_OF_POOL_MEMORY && result != VK_ERROR_FRAGMENTED_POOL))
             return mobai_vk_fail(result, "vkAllocateDescriptorSets");
-        if (last) MOBAI_TRY(new_pool(d, &sets->current->next));
-        sets->current = sets->current->next;
+        at = &pool->next;
     }
 }
 
@@ -204,6 +205,9 @@ static moba_status fill_windows(const mobai_device *d, const mobai_kernel *kerne
             out[w] = (VkDescriptorBufferInfo){d->unused.buffer, 0, VK_WHOLE_SIZE};
         return MOBA_OK;
     }
+    if (extent == UINT64_MAX)
+        return mobai_fail(MOBA_ERROR_UNSUPPORTED, "kernel %s binds %s, whose length mobai_vk_extent() does not know",
+                          kernel->name, kernel->params[index].name);
     VkBuffer handle;
     memcpy(&handle, &buffer.handle, sizeof handle);
     uint64_t distance = mobai_vk_bound_distance(buffer), window = (uint64_t)1 << d->window_shift;

@@ -364,7 +364,7 @@ static moba_status fill_device(mobai_device *d, const moba_context_options *opti
     symbol = f->vkGetDeviceProcAddr(d->device, #function);                                                             \
     if (!symbol) return mobai_fail(MOBA_ERROR_BACKEND_UNAVAILABLE, "the driver of %s lacks " #function, d->name);      \
     memcpy(&d->vk.function, &symbol, sizeof symbol);
-    MOBAI_VK_DEVICE_FUNCTIONS(X)
+    MOBAI_VK_DEVICE_FUNCTIONS(X) /* NOLINT(clang-analyzer-core.CallAndMessage): load_instance() loaded it */
 #undef X
     if (!d->queue) d->vk.vkGetDeviceQueue(d->device, d->queue_family, 0, &d->queue);
     VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, MOBAI_VK_PUSH_BYTES};

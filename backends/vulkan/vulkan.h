@@ -198,7 +198,7 @@ uint32_t mobai_vk_max_bindings(const VkPhysicalDeviceLimits *limits);
 uint32_t mobai_vk_bound_windows(const VkPhysicalDeviceLimits *limits);
 /** Why kernels with bound buffers cannot run on a device of these limits and features; NULL: they can. */
 const char *mobai_vk_bound_reject(const VkPhysicalDeviceLimits *limits, const VkPhysicalDeviceFeatures *features);
-/** Bytes from the begin of the buffer at `offset` of mobai_stage_args that a kernel may touch. */
+/** Bytes from the begin of the buffer at `offset` of mobai_stage_args that a kernel may touch; UINT64_MAX: unknown. */
 uint64_t mobai_vk_extent(const mobai_stage_args *args, size_t offset);
 /** Layouts of a bound kernel, and how many windows each of its buffers has. */
 moba_status mobai_vk_bound_layout(mobai_device *d, const mobai_simt_instance *instance, mobai_vk_pipeline *out);
