@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <err.h>
 #include <moba/moba.h>
 #include <stdio.h>
 #include <stdlib.h>
-
 enum { TOKENS = 4096, HEADS = 4, DIM = 64, N = TOKENS * HEADS * DIM };
 static float data[4 * N]; /* q, k, v, o, each [token][head][dim] */
 static void check(moba_status status) {
-    if (status == MOBA_OK) return;
-    fprintf(stderr, "%s: %s\n", moba_status_name(status), moba_last_error());
-    exit(1);
+    if (status != MOBA_OK) errx(1, "%s: %s", moba_status_name(status), moba_last_error());
 }
 
 int main(void) {
@@ -20,12 +18,11 @@ int main(void) {
     problem.max_total_q = problem.max_total_k = TOKENS;
     moba_plan *plan;
     check(moba_plan_create(context, &problem, &plan));
-    moba_stream stream = {NULL};
     moba_buffer buffer;
     for (int i = 0; i < 4 * N; i++)
         data[i] = (float)rand() / (float)RAND_MAX - 0.5f;
     check(moba_buffer_create(context, sizeof data, &buffer));
-    check(moba_buffer_write(context, stream, buffer, data, sizeof data));
+    check(moba_buffer_write(context, (moba_stream){NULL}, buffer, data, sizeof data));
     moba_tensor t[4];
     for (int i = 0; i < 4; i++)
         t[i] = (moba_tensor){{buffer.handle, (uint64_t)i * N * sizeof(float)}, HEADS * DIM, DIM, 0};
@@ -34,8 +31,8 @@ int main(void) {
     args.o = t[3];
     check(moba_plan_workspace(plan, &args.workspace_bytes));
     check(moba_buffer_create(context, args.workspace_bytes, &args.workspace));
-    check(moba_forward(plan, stream, &args));
-    check(moba_buffer_read(context, stream, args.o.buffer, data, N * sizeof(float)));
+    check(moba_forward(plan, (moba_stream){NULL}, &args));
+    check(moba_buffer_read(context, (moba_stream){NULL}, args.o.buffer, data, N * sizeof(float)));
     printf("%s: o[%d][0][0] = %f\n", moba_context_backend(context), TOKENS - 1, (double)data[N - HEADS * DIM]);
     moba_buffer_destroy(context, args.workspace);
     moba_buffer_destroy(context, buffer);

@@ -191,7 +191,8 @@ static void parse_derive(kernel *k, line *l) {
 static void parse_shared(kernel *k, line *l) {
     char *element = word(l, "the element type");
     named s = {.type = strcmp(element, type_names[TYPE_F32X4]) == 0 ? TYPE_F32X4 : parse_type(l, element)};
-    if (s.type == TYPE_T || s.type == TYPE_U16) fail_at(l->path, l->number, "a shared array is f32, i32, u32, i64 or f32x4");
+    if (s.type == TYPE_T || s.type == TYPE_U16)
+        fail_at(l->path, l->number, "a shared array is f32, i32, u32, i64 or f32x4");
     char *w = remainder_of(l, "NAME[SIZE]");
     char *open = strchr(w, '['), *close = strrchr(w, ']');
     if (!open || !close || close < open || close[1]) fail_at(l->path, l->number, "'%s' is not NAME[SIZE]", w);
