@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forward and backward on the queries, keys and values of a trained model, beside random ones of the same shape.
 
-    MOBA_LIBRARY=build/lib/libmoba.so python3 bench/real_routing.py results/qkv_*.npz
+    MOBA_LIBRARY=build/lib/libmoba.so python3 bench/real_routing.py results/qkv_*.safetensors
 
 Random queries choose blocks evenly; a trained model's crowd on some blocks and make the lists of others short. The files are
 those of examples/train_lm.py --dump; the one sequence in each is repeated to a batch of 8. Median of runs between device
@@ -11,12 +11,13 @@ events, bf16. `largest list` is the longest list of rows that chose one block of
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python"))
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / folder) for folder in ("python", "tools")]
 
 import numpy
 import torch
 
 import moba.torch as mt
+import safetensors_io
 
 BATCH, REPEAT = 8, 15
 
@@ -42,19 +43,20 @@ def measure(q, k, v, block, top):
         forward = median_ms(lambda: mt.moba_attention(q, k, v, block_size=block, top_k=top))
     backward = median_ms(lambda: torch.autograd.grad(o, (q, k, v), dout, retain_graph=True))
     rows = selection.view(BATCH, -1, *selection.shape[1:])[0]
-    lists = torch.stack([torch.bincount(rows[:, h][rows[:, h] >= 0], minlength=-(-q.shape[1] // block)) for h in range(q.shape[2])])
+    n_blocks = -(-q.shape[1] // block)
+    lists = torch.stack([torch.bincount(rows[:, h][rows[:, h] >= 0], minlength=n_blocks) for h in range(q.shape[2])])
     return forward, backward, (lists.max() / lists.float().mean()).item()
 
 
 def main():
     print("| q, k, v | block_size | top_k | forward, ms | backward, ms | largest list / mean |\n" + "| --- " * 6 + "|")
     for path in sys.argv[1:]:
-        with numpy.load(path) as file:
-            real = [torch.from_numpy(file[name]) for name in "qkv"]
+        tensors = safetensors_io.load(path)
+        real = [torch.from_numpy(numpy.array(tensors[name])) for name in "qkv"]
         for name, data in ((pathlib.Path(path).stem, real), ("random normal", [torch.randn(x.shape) for x in real])):
             for block in (512, 256, 128):
-                print("| %s | %d | %d | %.3f | %.3f | %.1f |" % (name, block, 1024 // block, *measure(*data, block, 1024 // block)),
-                      flush=True)
+                row = (name, block, 1024 // block, *measure(*data, block, 1024 // block))
+                print("| %s | %d | %d | %.3f | %.3f | %.1f |" % row, flush=True)
 
 
 if __name__ == "__main__":

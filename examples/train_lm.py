@@ -6,10 +6,12 @@
 
 Text: the source of Python's standard library and /usr/share/common-licenses. Into it a recall task is mixed: a key byte and
 a value byte, drawn anew for each sequence, stand together at random places; where a key is seen again, its value is
-scored. Layers alternate: a local one (this block and the one before, with rotary positions) and a global one without
-positions, which is dense or routed. Variants differ in nothing but the global layers; all routed ones read the same number of
-keys. All go on from one dense warm-up on sequences so short that routing would select every block. Writes results.md, results.json, curves.png and curves.svg, and with --dump the queries, keys and values
-of a trained layer. docs/science.md reads the results.
+scored. Layers alternate: a local one (the last 16 to 32 bytes, with rotary positions) and a global one without positions,
+which is dense or routed. Variants differ in nothing but the global layers; all routed ones read the same number of keys. All
+go on from one dense warm-up on sequences so short that routing would select every block.
+
+Writes results.md, results.json, curves.png and curves.svg, and with --dump the queries, keys and values of each global layer
+of the routed variant with the smallest blocks. docs/science.md reads the results.
 """
 import argparse
 import dataclasses
@@ -22,7 +24,7 @@ import sys
 import sysconfig
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python"))
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / folder) for folder in ("python", "tools")]
 
 import torch
 from torch import nn
@@ -39,26 +41,26 @@ class Setting:
     length: int = 8192
     dim: int = 256
     heads: int = 4
-    layers: int = 6
-    batch: int = 8
-    local_block: int = 128  # a local layer sees its own block and the one before
+    layers: int = 4
+    batch: int = 4
     keys_read: int = 1024  # top_k * block_size of every routed variant
     blocks: tuple = (512, 256, 128)
     events: int = 1024  # key-value pairs in a training sequence at most, and N_KEYS at least; evenly spread in logarithm
     tail: int = 1024  # last positions: trailing loss, and where probes ask
     probes: tuple = (8192, 16384)
     eval_batches: int = 8
-    warm_length: int = 512
-    recall_steps: int = 600  # of the warm-up, at most, on recall alone: until it is right in 95 % of cases
-    warm_steps: int = 300  # of the warm-up on text and recall
+    warm_length: int = 256
+    recall_steps: int = 600  # of the warm-up, at most, on recall alone and warm_length: until it is right in 95 % of cases
+    warm_steps: int = 250  # of the warm-up, on text and recall and keys_read bytes, where routing would select every block
     steps: int = 400
     lr: float = 4e-3
     seeds: tuple = (0,)
     budget: float = 0.0  # seconds for all training; 0: `steps` as given
 
 
-SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, local_block=16, keys_read=64, blocks=(32, 16), events=48,
-                tail=64, probes=(256, 512), eval_batches=1, warm_length=64, recall_steps=4, warm_steps=4, steps=4)
+SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, keys_read=64, blocks=(32, 16), events=48,
+                tail=64, probes=(256, 512), eval_batches=1, warm_length=64, recall_steps=4, warm_steps=4,
+                steps=4)
 SHORT = Setting()
 LONG = dataclasses.replace(SHORT, warm_steps=600, steps=1200, seeds=(0, 1, 2))
 
@@ -145,12 +147,34 @@ def rotary(q, k, positions):
     return turn(q), turn(k)
 
 
+class LocalAttention(nn.Module):
+    """Each block of 16 positions sees itself and the block before, causally: enough for words, too little for recall."""
+
+    def __init__(self, dim, heads, block=16):
+        super().__init__()
+        self.heads, self.block = heads, block
+        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x, positions):
+        batch, tokens, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).unbind(2)
+        q, k = rotary(q, k, positions)
+        q, k, v = (t.unflatten(1, (-1, self.block)).transpose(2, 3) for t in (q, k, v))  # [batch][block][head][row][head_dim]
+        k, v = (torch.cat([functional.pad(t, (0, 0) * 3 + (1, 0))[:, :-1], t], 3) for t in (k, v))
+        seen = torch.ones(self.block, 2 * self.block, dtype=torch.bool, device=x.device).tril(self.block)
+        seen = seen.repeat(tokens // self.block, 1, 1, 1)
+        seen[0, :, :, :self.block] = False
+        q, k, v, seen = (t.flatten(0, 1) for t in (q, k, v, seen.expand(batch, -1, 1, -1, -1)))
+        o = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.out(o.transpose(1, 2).reshape(batch, tokens, dim))
+
+
 class Layer(nn.Module):
     def __init__(self, s, local, block=128, kconv=0, dense=True):
         super().__init__()
         self.norm_attention, self.norm_mlp = nn.RMSNorm(s.dim), nn.RMSNorm(s.dim)
         if local:
-            self.attention = mt.MobaAttention(s.dim, s.heads, block_size=s.local_block, top_k=2, n_local_blocks=2, rotary=rotary)
+            self.attention = LocalAttention(s.dim, s.heads)
         else:
             self.attention = mt.MobaAttention(s.dim, s.heads, block_size=block, top_k=s.keys_read // block, kconv_width=kconv,
                                               dense=dense)
@@ -172,7 +196,7 @@ class Model(nn.Module):
         n_global = s.layers // 2
         self.layers = nn.ModuleList()
         for i in range(n_global):
-            self.layers += [Layer(s, True), Layer(s, False, block or s.local_block, kconv, block == 0 or i >= n_global - n_dense)]
+            self.layers += [Layer(s, True), Layer(s, False, block or s.blocks[-1], kconv, block == 0 or i >= n_global - n_dense)]
         self.norm, self.head = nn.RMSNorm(s.dim), nn.Linear(s.dim, 256, bias=False)
         for name, p in self.named_parameters():
             if p.dim() == 2:
@@ -259,11 +283,12 @@ class Run:
         return time.monotonic() - begin
 
     def warm_up(self):
-        """Recall alone until it is learned, then text and recall, on short sequences; steps made."""
+        """Recall alone until it is learned, then text and recall on longer sequences; steps made."""
         s, self.length, at = self.s, self.s.warm_length, 0
         while at < s.recall_steps and (at % 50 or not at or self.curve[-1][3] < 0.95):
             self.step(at, s.recall_steps, decay=False, text_weight=0.0)
             at += 1
+        self.length = s.keys_read
         for i in range(s.warm_steps):
             self.step(at + i, at + s.warm_steps, decay=False)
         return at + s.warm_steps
@@ -335,10 +360,10 @@ def train_all(s, choices, texts, device):
                 for layer in run.model.global_layers():
                     layer.attention.dense = True
             tail_seconds = run.train(turn, n_steps, n_steps)
-            record = {"variant": variant.name, "seed": seed, "steps": n_steps, "ms_a_step": 1e3 * (seconds + tail_seconds) / n_steps,
-                      **run.measure(), "curve": run.curve}
-            results.append(record)
-            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items() if k != "curve"}), flush=True)
+            record = {"variant": variant.name, "seed": seed, "steps": n_steps,
+                      "ms_a_step": 1e3 * (seconds + tail_seconds) / n_steps, **run.measure()}
+            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
+            results.append({**record, "curve": run.curve})
             if variant.block == s.blocks[-1] and routed[1:] == (0, 0) and variant.dense_from == 1 and seed == s.seeds[0]:
                 kept = run
     return results, kept
@@ -413,15 +438,16 @@ def smooth(values, keep=0.7):
 
 @torch.no_grad()
 def dump(run, folder):
-    """Queries, keys and values of every global layer on one held-out sequence of probes: float16 npz, a file a layer."""
-    import numpy
+    """Queries, keys and values of every global layer on one held-out sequence of probes, float16, as moba run --input
+    reads them: a file a layer."""
+    import safetensors_io
 
     tokens, _ = probe_batch(run.texts[1], run.s, run.s.length, torch.Generator(run.device).manual_seed(9))
 
     def keep(index):
         def hook(module, args):
             arrays = {name: x[0].half().cpu().numpy() for name, x in zip("qkv", module.project(*args))}
-            numpy.savez(folder / ("qkv_%d.npz" % index), **arrays)
+            safetensors_io.save(folder / ("qkv_%d.safetensors" % index), arrays, {"made by": "examples/train_lm.py --dump"})
         return hook
 
     hooks = [x.attention.register_forward_pre_hook(keep(i)) for i, x in enumerate(run.model.global_layers())]
@@ -441,11 +467,12 @@ def main():
     parser.add_argument("--only", help="variants whose name matches this regular expression")
     parser.add_argument("--dump", action="store_true", help="q, k, v of the global layers of the last routed variant")
     for field in dataclasses.fields(Setting):
+        default = getattr(SHORT, field.name)
         if field.type in (int, float):
-            parser.add_argument("--" + field.name.replace("_", "-"), type=field.type, help="default %s" % getattr(SHORT, field.name))
+            parser.add_argument("--" + field.name.replace("_", "-"), type=field.type, help="default %s" % default)
         else:
             parser.add_argument("--" + field.name.replace("_", "-"), type=lambda x: tuple(int(n) for n in x.split(",")),
-                                help="default %s" % ",".join(map(str, getattr(SHORT, field.name))))
+                                help="default %s" % ",".join(map(str, default)))
     args = parser.parse_args()
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Setting) if getattr(args, f.name) is not None}
     s = dataclasses.replace(SMOKE if args.smoke else LONG if args.long else SHORT, **given)

@@ -62,8 +62,8 @@ def test_smoke_setting(tmp_path):
     assert [r["variant"] for r in results] == ["warm-up", *names] and all(r["tail_loss"] > 0 for r in results[1:])
     lines = (tmp_path / "results.md").read_text().splitlines()
     assert [x.split("|")[1].strip() for x in lines if x.startswith("|")][2:] == names
-    import numpy
-    q = numpy.load(tmp_path / "qkv_0.npz")["q"]
+    import safetensors_io  # beside train_lm's own folders on sys.path
+    q = safetensors_io.load(tmp_path / "qkv_0.safetensors")["q"]
     assert q.shape == (256, 2, 16) and q.any()
 
 
