@@ -6,8 +6,8 @@
  * A work-group is three warpgroups. Two compute: S^T = K Q^T and dP^T = V dO^T, P^T and dS^T in
  * registers, dV += P^T dO, dK += dS^T Q; dS also goes to shared memory. With KEYS 128 each has 64 keys and both work on
  * every tile of rows; with KEYS 64 they take turns and add up their dK and dV at the end of a piece. The third takes
- * pieces (attend_bwd_lists.cuh) from a counter, gathers the rows of Q and dO, STAGES - 1 tiles ahead, computes dQ = dS K and writes it as
- * partials.
+ * pieces (attend_bwd_lists.cuh) from a counter, gathers the rows of Q and dO, STAGES - 1 tiles ahead, computes dQ = dS
+ * K and writes it as partials.
  *
  * A partial of dQ lies at its pick's place, (row, rank, key tile), rounded to 16 bits and already scaled. Its 64-byte
  * group c holds columns 32 c .. 32 c + 31 as the accumulators lie: 16 bytes of lane t of a quad are columns 32 c + 8 i
@@ -26,10 +26,8 @@ template <int D, int KEYS> struct bwd_layout {
 };
 
 /* Registers of a thread of the two kinds of warpgroups: the 384 threads are launched with 168 each. */
-#ifndef COMPUTE_REGISTERS
 #define COMPUTE_REGISTERS 208
 #define LOAD_REGISTERS 88
-#endif
 static_assert(2 * COMPUTE_REGISTERS + LOAD_REGISTERS <= 3 * 168, "setmaxnreg would wait for ever");
 
 #define INFOS 8 /* pieces that the loading warpgroup can be ahead, and more */
@@ -39,6 +37,14 @@ struct piece_info {
     int n_tiles; /* 0: no more work */
     int n_masked, n_keys, key_row, sequence, g, part;
 };
+
+/** 16 bytes of a gathered row, without an L2 hint: with one nvcc 13.0 emits an illegal instruction for head_dim 64. */
+template <int VEC> static __device__ __forceinline__ void gather_row(uint32_t to, const uint16_t *from) {
+    if constexpr (VEC)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    else
+        store_shared(to, load_chunk<0>(from));
+}
 
 /** What a gather needs of its piece, kept in shared memory: registers are short. */
 struct gather_facts {
@@ -77,6 +83,21 @@ static __device__ __forceinline__ void mbarrier_wait_warp(uint32_t barrier, int 
     mbarrier_wait(barrier, parity);
     __syncwarp();
 }
+
+/** The two computing warpgroups issue their matrix products in turns, so that one's products run while the other works
+ *  on its registers. Off where the warpgroups may have different numbers of tiles. */
+template <bool ON> struct turn {
+    const int wg;
+    __device__ __forceinline__ turn(int wg_) : wg(wg_) {
+        if (ON && wg == 1) pass();
+    }
+    __device__ __forceinline__ void take() const {
+        if (ON) asm volatile("bar.sync %0, 256;" ::"r"(3 + wg) : "memory");
+    }
+    __device__ __forceinline__ void pass() const {
+        if (ON) asm volatile("bar.arrive %0, 256;" ::"r"(4 - wg) : "memory");
+    }
+};
 
 /** Two values of P or dS; see compute(). */
 template <int BF16> static __device__ __forceinline__ uint32_t gradient(uint32_t p, float a, float b, float2 delta) {
@@ -133,6 +154,7 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
     const uint64_t kd = wgmma_descriptor(base + (KEYS == 128 ? wg * 8192 : 0), 16);
     const uint64_t vd = wgmma_descriptor(base + layout::V + (KEYS == 128 ? wg * 8192 : 0), 16);
     uint32_t x0 = 0; /* number of the piece's first tile */
+    turn<KEYS == 128> turns(wg);
 
     for (uint32_t y = 0;; y++) {
         mbarrier_wait_warp(shared_address(&sh.keys_full[0]), y & 1);
@@ -143,6 +165,8 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             dk[i] = dv[i] = 0.0f;
+        int previous = -1; /* stage still to be released */
+        turns.take();
 #pragma unroll 1
         for (int tile = KEYS == 128 ? 0 : wg; tile < n_tiles; tile += STEP) {
             const uint32_t x = x0 + (uint32_t)tile, stage = x % STAGES;
@@ -160,6 +184,9 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
                                    qd + (k >> 2) * (ROWS * 8) + (k & 3) * 2, k > 0);
                 wgmma_commit();
             }
+            turns.pass();
+            wgmma_wait<1>(); /* the tile before is done with */
+            if (previous >= 0) mbarrier_arrive_warp(shared_address(&sh.empty[previous]));
             wgmma_wait<0>();
             hold(s);
             uint32_t pf[ROWS / 4], df[ROWS / 4];
@@ -188,6 +215,7 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
                 pf[2 * j] = pack16<BF16>(s[4 * j], s[4 * j + 1]);
                 pf[2 * j + 1] = pack16<BF16>(s[4 * j + 2], s[4 * j + 3]);
             }
+            turns.take();
             float dp[ROWS / 2];
             {
                 const uint64_t dod = wgmma_descriptor(do_at, 16);
@@ -205,8 +233,10 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
                     wgmma_rs<BF16, 1>(dv, pf + 4 * k, dod + k * 128, 1);
                 wgmma_commit();
             }
-            wgmma_wait<1>();
+            turns.pass();
+            wgmma_wait<0>();
             hold(dp);
+            hold(dv);
 #pragma unroll
             for (int j = 0; j < ROWS / 8; j++) {
                 const float2 delta = *(const float2 *)(facts.delta + 8 * j + 2 * quad);
@@ -223,6 +253,7 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
             }
             async_proxy_fence();
             mbarrier_arrive_warp(shared_address(&sh.ds_full[x & 1]));
+            turns.take();
             {
                 const uint64_t qd = wgmma_descriptor(q_at, ROWS * 128);
                 wgmma_fence();
@@ -231,11 +262,13 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
                     wgmma_rs<BF16, 1>(dk, df + 4 * k, qd + k * 128, 1);
                 wgmma_commit();
             }
-            wgmma_wait<0>();
-            hold(dk);
-            hold(dv);
-            mbarrier_arrive_warp(shared_address(&sh.empty[stage]));
+            previous = (int)stage;
         }
+        turns.pass();
+        wgmma_wait<0>();
+        hold(dk);
+        hold(dv);
+        if (previous >= 0) mbarrier_arrive_warp(shared_address(&sh.empty[previous]));
         x0 += (uint32_t)n_tiles;
 
         if constexpr (KEYS == 64) { /* warpgroup 0 ends with dK, warpgroup 1 with dV */
@@ -438,9 +471,8 @@ template <int BF16, int D, int KEYS, int VEC> struct loader {
         for (int i = 0; i < PASSES; i++) {
             const int r = i * PASS_ROWS + warp() * WARP_ROWS + sub, from = i * WARP_ROWS + sub;
             const uint32_t to = q_at + (uint32_t)(r * 128 + (((chunk & 7) ^ (r & 7)) << 4));
-            gather_chunk<VEC>(to, q + __shfl_sync(MOBAI_FULL_WARP, q_row, from), true, MOBAI_L2_EVICT_LAST);
-            gather_chunk<VEC>(to + layout::ROW_BYTES, dout + __shfl_sync(MOBAI_FULL_WARP, dout_row, from), true,
-                              MOBAI_L2_EVICT_LAST);
+            gather_row<VEC>(to, q + __shfl_sync(MOBAI_FULL_WARP, q_row, from));
+            gather_row<VEC>(to + layout::ROW_BYTES, dout + __shfl_sync(MOBAI_FULL_WARP, dout_row, from));
         }
         copy_commit();
         x++;
@@ -597,7 +629,6 @@ static __device__ __forceinline__ void attend_bwd(const mobai_sm90_params &p) {
     extern "C" __global__ void __launch_bounds__(384, 1) NAME##_strided(const __grid_constant__ mobai_sm90_params p) { \
         attend_bwd<BF16, D, KEYS, 0>(p);                                                                               \
     }
-#ifndef ONE
 ATTEND_BWD(attend_bwd_f16_d64_n64, 0, 64, 64)
 ATTEND_BWD(attend_bwd_f16_d64_n128, 0, 64, 128)
 ATTEND_BWD(attend_bwd_f16_d128_n64, 0, 128, 64)
@@ -605,5 +636,4 @@ ATTEND_BWD(attend_bwd_f16_d128_n128, 0, 128, 128)
 ATTEND_BWD(attend_bwd_bf16_d64_n64, 1, 64, 64)
 ATTEND_BWD(attend_bwd_bf16_d64_n128, 1, 64, 128)
 ATTEND_BWD(attend_bwd_bf16_d128_n64, 1, 128, 64)
-#endif
 ATTEND_BWD(attend_bwd_bf16_d128_n128, 1, 128, 128)
