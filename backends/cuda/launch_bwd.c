@@ -88,7 +88,6 @@ moba_status cuda_launch_attend_bwd(mobai_device *device, cu_stream stream, const
     const bwd_scratch s =
         lay_out(&device->caps, p.n_slice_kv_heads, rows, p.n_slots, p.top_k, p.block_size, p.head_dim);
     p.n_item_capacity = (int32_t)s.n_items;
-    p.n_part_capacity = (int32_t)s.n_parts;
     p.parts = p.scratch + s.parts_offset;
     p.n_workers = device->n_multiprocessors;
     const int64_t total_rows = (int64_t)p.total_q * p.group;

@@ -2,7 +2,7 @@
  *
  * attend: key-block-major gathered attention, one 16-bit partial (and its max and sum) a pick.
  *
- * attend_items cuts every block's list into pieces of at most ITEM_TILES row tiles, longer pieces first. An attend
+ * index_items (index.cu) cuts every block's list into pieces of at most ITEM_TILES row tiles, longer pieces first. An attend
  * work-group takes pieces from a counter; it is two warpgroups that share a block's K and V in shared memory, each
  * gathering its own tiles of 64 query rows: the next tile's copies start as soon as the scores are in registers, the row
  * numbers of the tile after that are loaded then. Two work-groups on a multiprocessor hide each other's key loads.
@@ -12,130 +12,11 @@
  * Partials lie in list order, so that a tile writes one run of memory, and are normalised by the pick's own sum. 64-byte
  * group c of a partial holds columns 32 c .. 32 c + 31 as the accumulators lie: 16 bytes of lane t of a quad are columns
  * 32 c + 8 i + 2 t + {0, 1}, i = 0 .. 3. partial_ml holds two arrays of the slice's number of picks: the log-sum-exp
- * (base 2) of each partial in list order, and, where the index left no such map (params.h: places) or the slice cuts
- * lists, the number of each pick's partial in rank order (attend_places).
+ * (base 2) of each partial in list order, and, where the index left no map of picks (params.h: places), the number
+ * of each pick's partial in rank order (attend_places).
  */
 #include "common.cuh"
 #include "wgmma.cuh"
-
-/* --------------------------------------------------------------------------------------------- work items -- */
-
-/** Number of entries of an ascending list below `bound`. */
-static __device__ __forceinline__ int64_t lower_bound(const uint32_t *rows, int64_t n, int64_t bound) {
-    int64_t low = 0;
-    while (n > 0) {
-        int64_t half = n >> 1;
-        if ((int64_t)__ldg(rows + low + half) < bound) {
-            low += half + 1;
-            n -= half + 1;
-        } else {
-            n = half;
-        }
-    }
-    return low;
-}
-
-/** One slot's list within the slice, and how it is cut: `n_pieces` pieces of `per` row tiles, the last one shorter. */
-struct cut_list {
-    int64_t first, n;
-    uint32_t per, n_pieces;
-};
-
-static __device__ __forceinline__ cut_list cut_slot(const mobai_sm90_params &p, const int64_t *offsets,
-                                                    const uint32_t *rows, int slot) {
-    cut_list c;
-    c.first = offsets[slot];
-    c.n = offsets[slot + 1] - c.first;
-    if (c.n > 0 && (p.query_begin > 0 || p.query_end < p.total_q)) {
-        int64_t a = lower_bound(rows + c.first, c.n, (int64_t)p.query_begin * p.group);
-        int64_t b = lower_bound(rows + c.first, c.n, (int64_t)p.query_end * p.group);
-        c.first += a;
-        c.n = b - a;
-    }
-    const uint32_t tiles = (uint32_t)((c.n + 63) >> 6);
-    const uint32_t most = (tiles + MOBAI_SM90_ITEM_TILES - 1) / MOBAI_SM90_ITEM_TILES;
-    c.per = most ? (tiles + most - 1) / most : 0;
-    c.n_pieces = c.per ? (tiles + c.per - 1) / c.per : 0;
-    return c;
-}
-
-static __device__ __forceinline__ mobai_sm90_list *lists_of(const mobai_sm90_params &p, int slice_g) {
-    char *items = (char *)p.scratch + MOBAI_SM90_ITEMS_OFFSET;
-    return (mobai_sm90_list *)(items + (int64_t)p.n_slice_kv_heads * p.n_item_capacity * (int64_t)sizeof(mobai_sm90_item)) +
-           (int64_t)slice_g * p.n_slots;
-}
-
-/* Pieces are ordered by the query rows they begin with, in steps whose Q stays in the L2 cache, then long ones first.
-   Places within a bucket are taken as they come: the order of work changes no result. */
-extern "C" __global__ void __launch_bounds__(1024) attend_items(const __grid_constant__ mobai_sm90_params p) {
-    constexpr int BUCKETS = 2 * MOBAI_SM90_ITEM_STEPS;
-    __shared__ int place[BUCKETS];
-    const int g = p.kv_head_begin + (int)blockIdx.x;
-    const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1);
-    const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride;
-    char *scratch = (char *)p.scratch;
-    mobai_sm90_item *items =
-        (mobai_sm90_item *)(scratch + MOBAI_SM90_ITEMS_OFFSET) + (int64_t)blockIdx.x * p.n_item_capacity;
-    mobai_sm90_list *lists = lists_of(p, (int)blockIdx.x);
-    if (blockIdx.x == 0 && threadIdx.x == 0) *(int *)scratch = 0;
-    if (threadIdx.x < BUCKETS) place[threadIdx.x] = 0;
-    __syncthreads();
-    auto bucket = [&](const cut_list &c, uint32_t i) {
-        const int64_t from = (int64_t)i * c.per * 64;
-        const int step = p.item_step_rows ? (int)(__ldg(rows + c.first + from) / p.item_step_rows) : 0;
-        return 2 * min(step, MOBAI_SM90_ITEM_STEPS - 1) + (c.n - from > MOBAI_SM90_ITEM_TILES / 2 * 64 ? 0 : 1);
-    };
-
-    for (int slot = (int)threadIdx.x; slot < p.n_slots; slot += (int)blockDim.x) {
-        const cut_list c = cut_slot(p, offsets, rows, slot);
-        for (uint32_t i = 0; i < c.n_pieces; i++) atomicAdd(place + bucket(c, i), 1);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        int sum = 0;
-        for (int i = 0; i < BUCKETS; i++) {
-            int n = place[i];
-            place[i] = sum;
-            sum += n;
-        }
-        ((int *)scratch)[4 + blockIdx.x] = sum;
-    }
-    uint32_t n_partials = blockIdx.x * (uint32_t)(p.query_end - p.query_begin) * (uint32_t)p.group * (uint32_t)p.top_k;
-    for (int base = 0; base < p.n_slots; base += (int)blockDim.x) {
-        const int slot = base + (int)threadIdx.x;
-        cut_list c = {0, 0, 0, 0};
-        if (slot < p.n_slots) c = cut_slot(p, offsets, rows, slot);
-        uint32_t total;
-        const uint32_t first_partial = n_partials + scan_1024((uint32_t)c.n, &total);
-        n_partials += total;
-        if (slot < p.n_slots) lists[slot] = {c.first, (uint32_t)c.n, first_partial};
-        if (c.n_pieces == 0) continue;
-        const sequence s = sequence_of_slot(p, slot);
-        const int key = (slot - s.first_slot) * p.block_size;
-        mobai_sm90_item item;
-        item.key_row = s.k_begin + key;
-        item.n_keys = min(p.block_size, s.n_k - key);
-        item.sequence = s.index;
-        item.pos_shift = s.n_k - s.n_q - s.q_begin - key;
-        int64_t masked = 0;
-        if (item.n_keys < p.block_size) {
-            masked = c.n;
-        } else if (p.causal) {
-            /* only rows of the block's own queries, at most block_size * group of them */
-            const int64_t own = min(c.n, (int64_t)p.block_size * p.group);
-            masked = lower_bound(rows + c.first, own, ((int64_t)p.block_size - 1 - item.pos_shift) * p.group);
-        }
-        for (uint32_t i = 0; i < c.n_pieces; i++) {
-            const int64_t from = (int64_t)i * c.per * 64;
-            const int64_t n_rows = min(c.n - from, (int64_t)c.per * 64);
-            item.first = c.first + from;
-            item.first_partial = first_partial + (uint32_t)from;
-            item.n_rows = (uint16_t)n_rows;
-            item.n_masked = (uint16_t)max((int64_t)0, min(masked - from, n_rows));
-            items[atomicAdd(place + bucket(c, i), 1)] = item;
-        }
-    }
-}
 
 /** The slice's number of picks: the length of each array in partial_ml. */
 static __device__ __forceinline__ int64_t n_picks(const mobai_sm90_params &p) {
@@ -145,15 +26,16 @@ static __device__ __forceinline__ int64_t n_picks(const mobai_sm90_params &p) {
 /** Inverts the index: the partial of each pick. */
 extern "C" __global__ void __launch_bounds__(128) attend_places(const __grid_constant__ mobai_sm90_params p) {
     const int slice_g = (int)blockIdx.y, g = p.kv_head_begin + slice_g;
-    const mobai_sm90_list list = lists_of(p, slice_g)[blockIdx.x];
+    const mobai_sm90_list list = ((const mobai_sm90_list *)p.item_lists)[(int64_t)slice_g * p.n_slots + blockIdx.x];
     const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride + list.first;
     const uint16_t *ranks = (const uint16_t *)p.index_ranks + g * p.index_row_stride + list.first;
     const uint32_t slice_rows = (uint32_t)(p.query_end - p.query_begin) * (uint32_t)p.group;
     const uint32_t shift = (uint32_t)slice_g * slice_rows - (uint32_t)p.query_begin * (uint32_t)p.group;
     uint32_t *places = (uint32_t *)p.partial_ml + n_picks(p);
+    const uint32_t first_partial = list.first_partial + (uint32_t)slice_g * slice_rows * (uint32_t)p.top_k;
 #pragma unroll 4
     for (uint32_t i = threadIdx.x; i < list.n_rows; i += 128)
-        places[(__ldg(rows + i) + shift) * (uint32_t)p.top_k + __ldg(ranks + i)] = list.first_partial + i;
+        places[(__ldg(rows + i) + shift) * (uint32_t)p.top_k + __ldg(ranks + i)] = first_partial + i;
 }
 
 /* ------------------------------------------------------------------------------------------- main kernels -- */
@@ -291,12 +173,12 @@ struct piece {
 
 /** Running sums of the kv heads' pieces, in shared memory: first[g] .. first[g + 1] - 1 are head g's. */
 static __device__ __forceinline__ void sum_pieces(const mobai_sm90_params &p, int *first) {
-    const int *n_items = (const int *)p.scratch + 4;
+    const mobai_sm90_item_count *counts = (const mobai_sm90_item_count *)p.item_counts;
     if (threadIdx.x == 0) {
         int sum = 0;
         for (int g = 0; g < p.n_slice_kv_heads; g++) {
             first[g] = sum;
-            sum += __ldg(n_items + g);
+            sum += __ldg(&counts[g].n_items);
         }
         first[p.n_slice_kv_heads] = sum;
     }
@@ -311,8 +193,8 @@ static __device__ __forceinline__ piece piece_at(const mobai_sm90_params &p, con
         else
             high = middle - 1;
     }
-    const int4 *from = (const int4 *)((const mobai_sm90_item *)((const char *)p.scratch + MOBAI_SM90_ITEMS_OFFSET) +
-                                      (int64_t)low * p.n_item_capacity + (i - first[low]));
+    const int4 *from =
+        (const int4 *)((const mobai_sm90_item *)p.items + (int64_t)low * p.n_item_capacity + (i - first[low]));
     int4 a = __ldg(from), b = __ldg(from + 1);
     piece x;
     x.g = low;
@@ -348,7 +230,8 @@ static __device__ __forceinline__ void note_facts(const mobai_sm90_params &p, pi
     facts->rows = (const uint32_t *)p.index_rows + list;
     facts->q = first_query(p, w);
     facts->n_masked = w.item.n_masked;
-    facts->first_partial = w.item.first_partial;
+    facts->first_partial = w.item.first_partial + (uint32_t)w.g * (uint32_t)(p.query_end - p.query_begin) *
+                                                      (uint32_t)p.group * (uint32_t)p.top_k;
     facts->last_key = w.item.n_keys - 1;
     facts->pos_shift = p.causal ? w.item.pos_shift : 0x7fffffff - p.total_q;
 }
@@ -368,7 +251,7 @@ template <int BF16, int D, int KEYS, int VEC> static __device__ __forceinline__ 
     const uint32_t q_at = v_at + layout::KEY_BYTES + warpgroup * layout::Q_BYTES;
     const int thread = thread_here(), quad = thread & 3;
     const int tile_row = ((thread & 127) >> 5) * 16 + ((thread & 31) >> 2); /* and tile_row + 8 */
-    int *counter = (int *)p.scratch;
+    int *counter = &((mobai_sm90_item_count *)p.item_counts)->n_taken;
     const float scale = fabsf(p.scale_log2);
 
     sum_pieces(p, first_piece);
@@ -472,16 +355,17 @@ static __device__ __forceinline__ void attend_stream(const mobai_sm90_params &p)
     const uint32_t q_at = v_at + layout::KEY_BYTES + warpgroup * layout::Q_BYTES;
     const int lane = (int)threadIdx.x & 31, quad = lane & 3;
     const int tile_row = (((int)threadIdx.x & 127) >> 5) * 16 + (lane >> 2);
+    int *counter = &((mobai_sm90_item_count *)p.item_counts)->n_taken;
     const float scale = fabsf(p.scale_log2);
 
     sum_pieces(p, first_piece);
-    if (threadIdx.x == 0) next[0] = atomicAdd((int *)p.scratch, 1);
+    if (threadIdx.x == 0) next[0] = atomicAdd(counter, 1);
     __syncthreads();
     int parity = 0;
     while (next[parity] < first_piece[p.n_slice_kv_heads]) {
         const piece w = piece_at(p, first_piece, next[parity]);
         const int n_rows = w.item.n_rows, n_tiles = (n_rows + 63) >> 6;
-        if (threadIdx.x == 0) next[parity ^ 1] = atomicAdd((int *)p.scratch, 1);
+        if (threadIdx.x == 0) next[parity ^ 1] = atomicAdd(counter, 1);
         note_facts(p, &facts, w);
         __syncthreads();
         parity ^= 1;

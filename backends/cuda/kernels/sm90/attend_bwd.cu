@@ -3,11 +3,11 @@
  * attend_bwd: gradients key tile by key tile. A tile is up to KEYS keys of one block; the rows that picked the block
  * pass in list order, ROWS at a time, while dK and dV stay in registers.
  *
- * A work-group is three warpgroups. Two compute: S^T = K Q^T and dP^T = V dO^T, P^T and dS^T in
- * registers, dV += P^T dO, dK += dS^T Q; dS also goes to shared memory. With KEYS 128 each has 64 keys and both work on
- * every tile of rows; with KEYS 64 they take turns and add up their dK and dV at the end of a piece. The third takes
- * pieces (attend_bwd_lists.cuh) from a counter, gathers the rows of Q and dO, STAGES - 1 tiles ahead, computes dQ = dS
- * K and writes it as partials.
+ * A work-group is three warpgroups. Two compute: S^T = K Q^T and dP^T = V dO^T, P^T and dS^T in registers, dV += P^T
+ * dO, dK += dS^T Q; dS also goes to shared memory. With KEYS 128 each has 64 keys and both work on every tile of rows;
+ * with KEYS 64 every other tile is one's, and they add up their dK and dV at the end of a piece. The third takes pieces
+ * (attend_bwd_lists.cuh) from a counter, gathers the rows of Q and dO, STAGES - 1 tiles ahead, computes dQ = dS K and
+ * writes it as partials. P is rounded to 16 bits once, for dV and for dS.
  *
  * A partial of dQ lies at its pick's place, (row, rank, key tile), rounded to 16 bits and already scaled. Its 64-byte
  * group c holds columns 32 c .. 32 c + 31 as the accumulators lie: 16 bytes of lane t of a quad are columns 32 c + 8 i

@@ -36,7 +36,7 @@ static __device__ __forceinline__ cut cut_list(const mobai_sm90_params &p, const
     return c;
 }
 
-/** Row tiles of a piece at most, but for lists that are not worth cutting. */
+/** Row tiles of a piece at most, but for lists that are not worth cutting. launch_bwd.c bounds the number of parts. */
 static __device__ uint32_t piece_limit(const mobai_sm90_params &p) {
     __shared__ unsigned long long picks;
     if (threadIdx.x == 0) picks = 0;
@@ -103,11 +103,7 @@ extern "C" __global__ void __launch_bounds__(1024) attend_bwd_items(const __grid
             item.pos_shift = p.causal ? s.n_k - s.n_q - s.q_begin - key : 0x7fffffff - p.total_q;
             item.key_tile = key_tile;
             mobai_sm90_bwd_list list = {(uint32_t)c.n, -1, (int)c.n_pieces};
-            if (c.n_pieces > 1) {
-                list.first_part = atomicAdd(scratch + 1, (int)c.n_pieces);
-                /* cannot happen: n_part_capacity covers every way to cut the slice */
-                if (list.first_part + (int)c.n_pieces > p.n_part_capacity) __trap();
-            }
+            if (c.n_pieces > 1) list.first_part = atomicAdd(scratch + 1, (int)c.n_pieces);
             lists[slot * p.n_key_tiles + key_tile] = list;
             int64_t masked = 0;
             if (item.n_keys < (p.block_size == 64 ? 64 : 128))

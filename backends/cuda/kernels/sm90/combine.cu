@@ -56,13 +56,14 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
         ids[i] = id >= 0 && id < legal ? id : -1;
         int left = __shfl_up_sync(MOBAI_FULL_WARP, ids[i], 1, LANES);
         left = lane == 0 ? before : left;
-        if (ids[i] >= 0 && ids[i] <= left) ascending = false;
+        if (x > 0 && ids[i] >= 0 && (ids[i] <= left || left < 0)) ascending = false; /* a hole may hide a repeated id */
         before = __shfl_sync(MOBAI_FULL_WARP, ids[i], LANES - 1, LANES);
     }
     if (!__all_sync(MOBAI_FULL_WARP, ascending)) {
         int kept[PER_LANE];
 #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) kept[i] = ids[i];
+        for (int i = 0; i < PER_LANE; i++)
+            kept[i] = ids[i];
 #pragma unroll
         for (int i = 0; i < PER_LANE; i++)
             for (int x = 0; x < LANES; x++) {
@@ -72,26 +73,32 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
                     if (other >= 0 && ids[j] == other && j * LANES + lane > i * LANES + x) kept[j] = -1;
             }
 #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) ids[i] = kept[i];
+        for (int i = 0; i < PER_LANE; i++)
+            ids[i] = kept[i];
     }
 
     const float *lse = (const float *)p.partial_ml;
-    const uint32_t *places = (const uint32_t *)lse + (int64_t)p.n_slice_kv_heads * rows * p.top_k + pick;
-    uint32_t first_partial = 0;
-    if (p.places) { /* the slice has all rows of its kv heads */
-        places = (const uint32_t *)p.places + pick + (int64_t)p.kv_head_begin * rows * p.top_k;
-        first_partial = (uint32_t)slice_g * rows * (uint32_t)p.top_k;
-    }
+    /* where each pick's partial is: its position in the kv head's index, or, without that map, as attend_places left it
+     */
+    const uint32_t *places = p.places
+                                 ? (const uint32_t *)p.places + ((int64_t)g * p.total_q * p.group + within) * p.top_k
+                                 : (const uint32_t *)lse + (int64_t)p.n_slice_kv_heads * rows * p.top_k + pick;
+    const mobai_sm90_list *lists = (const mobai_sm90_list *)p.item_lists + (int64_t)slice_g * p.n_slots +
+                                   s.first_slot; /* of the slice's own rows */
+    const uint32_t first_partial = p.places ? (uint32_t)slice_g * rows * (uint32_t)p.top_k : 0;
     uint32_t partial[PER_LANE];
     float greatest = -INFINITY, sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         partial[i] = ids[i] >= 0 ? __ldg(places + i * LANES + lane) + first_partial : 0;
+        if (p.places && !p.has_all_rows && ids[i] >= 0)
+            partial[i] += lists[ids[i]].first_partial - (uint32_t)lists[ids[i]].first;
         weight[i] = ids[i] >= 0 ? __ldg(lse + partial[i]) : -INFINITY;
         greatest = fmaxf(greatest, weight[i]);
     }
 #pragma unroll
-    for (int i = 1; i < LANES; i <<= 1) greatest = fmaxf(greatest, __shfl_xor_sync(MOBAI_FULL_WARP, greatest, i));
+    for (int i = 1; i < LANES; i <<= 1)
+        greatest = fmaxf(greatest, __shfl_xor_sync(MOBAI_FULL_WARP, greatest, i));
     const bool none = greatest == -INFINITY;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
@@ -99,12 +106,14 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
         sum += weight[i];
     }
 #pragma unroll
-    for (int i = 1; i < LANES; i <<= 1) sum += __shfl_xor_sync(MOBAI_FULL_WARP, sum, i);
+    for (int i = 1; i < LANES; i <<= 1)
+        sum += __shfl_xor_sync(MOBAI_FULL_WARP, sum, i);
     const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
 
     float o[8];
 #pragma unroll
-    for (int i = 0; i < 8; i++) o[i] = 0.0f;
+    for (int i = 0; i < 8; i++)
+        o[i] = 0.0f;
     const char *partials = (const char *)p.partials + lane * 16;
 #pragma unroll
     for (int batch = 0; batch < 4; batch++) {
@@ -136,7 +145,8 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
     }
     uint32_t words[4];
 #pragma unroll
-    for (int j = 0; j < 4; j++) words[j] = pack16<BF16>(o[2 * j], o[2 * j + 1]);
+    for (int j = 0; j < 4; j++)
+        words[j] = pack16<BF16>(o[2 * j], o[2 * j + 1]);
     transpose_quad(words, lane & 3);
     if (!real_row) return;
     /* rows past the last sequence take its offset, which is 0 with cu_seqlens and cannot occur without */
@@ -159,10 +169,10 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
 }
 
 #define COMBINE(NAME, BF16, D)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256, 4) NAME(const __grid_constant__ mobai_sm90_params p) {              \
+    extern "C" __global__ void __launch_bounds__(256, 4) NAME(const __grid_constant__ mobai_sm90_params p) {           \
         combine<BF16, D, 1>(p);                                                                                        \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 4) NAME##_strided(const __grid_constant__ mobai_sm90_params p) {    \
+    extern "C" __global__ void __launch_bounds__(256, 4) NAME##_strided(const __grid_constant__ mobai_sm90_params p) { \
         combine<BF16, D, 0>(p);                                                                                        \
     }
 COMBINE(combine_f16_d64, 0, 64)

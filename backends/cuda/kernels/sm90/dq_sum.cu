@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * dq_sum: dq of a slice's rows from their picks' partials, summed in rank order and within a block in key order. D / 8
- * lanes a row, 16 bytes of every partial each. A row's partials lie one after another, already scaled; their column
- * order (attend_bwd.cu) is undone by a transpose within quads.
+ * dq_sum: dq of a slice's rows from their picks' partials, key tile by key tile of the picked blocks, in rank order
+ * within. D / 8 lanes a row, 16 bytes of every partial each. A row's partials lie one after another, already scaled;
+ * their column order (attend_bwd.cu) is undone by a transpose within quads.
  */
 #include "picks.cuh"
 

@@ -2,22 +2,25 @@
  *
  * gate: scores of query rows against centroids and exact top-k, fused.
  *
- * A work-group has CONSUMERS warpgroups of 64 query rows each and one producer warpgroup that copies Q tiles and
- * 128-centroid tiles into shared memory, most recent blocks first. A consumer multiplies (wgmma, Q in registers) and
- * filters the 128 scores of each row by the row's threshold: survivors go to a list of (score, slot) in shared memory.
- * The threshold starts as a lower bound from group maxima of the first tile and becomes the exact k-th best whenever
- * lists are compacted. Compaction finds the k-th best score by sorting values only (k <= 8) or by bisection, keeps
- * what is above it, and settles equal scores by block id, so the result is spec.md's total order exactly. NaN scores
- * fail every comparison and are never listed.
+ * A work-group has CONSUMERS warpgroups of 64 query rows each and one producer warpgroup that copies Q tiles and pieces
+ * of 64 centroids into shared memory, most recent blocks first. A consumer multiplies 128 centroids (wgmma, Q in
+ * registers) and filters the 128 scores of each row by the row's bound: pairs that pass are staged in shared memory and
+ * marked in a mask. Two lanes own a row: each walks its half of the marked scores in descending slot order, keeps the
+ * best K scores sorted in registers, and appends (score, slot) of what enters them to a list in shared memory. The
+ * need-th best score of both lanes is the row's bound for later tiles, and at the end tells which entries of the lists
+ * stay.
  *
- * A row's list is four sublists, one of each lane that holds its scores, so that appending needs no other lane; they
- * interleave, and after compaction entries 0 .. count - 1 lie side by side. Two lanes compact a row.
+ * Scores are compared as they are, and equal ones are settled by slot: slots descend, so a later equal score loses
+ * within a lane, and the end settles ties between the two lanes. The result is spec.md's total order exactly. NaN fails
+ * every comparison; -inf counts as the least finite number.
  */
 #include "common.cuh"
 #include "wgmma.cuh"
 
-#define TILE_N 128 /* centroids of a tile */
-#define STAGES 2   /* centroid tiles in shared memory */
+#define PIECE_N 64 /* centroids of a piece in shared memory; a tile is two of them */
+#define TILE_N 128
+#define STAGES 3 /* pieces in shared memory */
+#define MOBAI_NO_SLOT (-0x7fffffff - 1)
 
 /** What one query row asks for, in terms of its sequence's first slot and its number of legal blocks. */
 struct gate_row {
@@ -55,13 +58,17 @@ static __device__ __forceinline__ int2 candidate_range(const mobai_sm90_params &
     return make_int2(begin, max(begin, min(end, p.n_slots)));
 }
 
-static __device__ __forceinline__ void order(float &a, float &b) {
-    float high = fmaxf(a, b), low = fminf(a, b);
+static __device__ __forceinline__ float greater_of(float a, float b) { return fmaxf(a, b); }
+static __device__ __forceinline__ int greater_of(int a, int b) { return max(a, b); }
+static __device__ __forceinline__ float lesser_of(float a, float b) { return fminf(a, b); }
+static __device__ __forceinline__ int lesser_of(int a, int b) { return min(a, b); }
+template <class T> static __device__ __forceinline__ void order(T &a, T &b) {
+    const T high = greater_of(a, b), low = lesser_of(a, b);
     a = high;
     b = low;
 }
 /** Sorts a bitonic sequence, greatest first. */
-template <int N> static __device__ __forceinline__ void sort_bitonic(float *v) {
+template <int N, class T> static __device__ __forceinline__ void sort_bitonic(T *v) {
 #pragma unroll
     for (int step = N / 2; step > 0; step >>= 1)
 #pragma unroll
@@ -90,23 +97,34 @@ template <int N> static __device__ __forceinline__ void sort_values(float *v) {
     }
 }
 /** a becomes the N greatest of sorted a and sorted b, sorted. */
-template <int N> static __device__ __forceinline__ void merge_best(float *a, const float *b) {
+template <int N, class T> static __device__ __forceinline__ void merge_best(T *a, const T *b) {
 #pragma unroll
-    for (int i = 0; i < N; i++) a[i] = fmaxf(a[i], b[N - 1 - i]);
+    for (int i = 0; i < N; i++)
+        a[i] = greater_of(a[i], b[N - 1 - i]);
     sort_bitonic<N>(a);
 }
 /** merge_best with the lane that differs in `lane_mask`. */
-template <int N> static __device__ __forceinline__ void merge_across(float *a, int lane_mask) {
-    float b[N];
+template <int N, class T> static __device__ __forceinline__ void merge_across(T *a, int lane_mask) {
+    T b[N];
 #pragma unroll
-    for (int i = 0; i < N; i++) b[i] = __shfl_xor_sync(MOBAI_FULL_WARP, a[i], lane_mask);
+    for (int i = 0; i < N; i++)
+        b[i] = __shfl_xor_sync(MOBAI_FULL_WARP, a[i], lane_mask);
     merge_best<N>(a, b);
+}
+/** The N-th greatest of two sorted lists, this lane's and that of the lane that differs in `lane_mask`. */
+template <int N> static __device__ __forceinline__ float kth_of_both(const float *a, int lane_mask) {
+    float x = fmaxf(a[N - 1], __shfl_xor_sync(MOBAI_FULL_WARP, a[N - 1], lane_mask));
+#pragma unroll
+    for (int i = 0; i < N - 1; i++)
+        x = fmaxf(x, fminf(a[i], __shfl_xor_sync(MOBAI_FULL_WARP, a[N - 2 - i], lane_mask)));
+    return x;
 }
 /** a[n - 1] for 1 <= n <= N. */
 template <int N> static __device__ __forceinline__ float nth(const float *a, int n) {
     float v = a[0];
 #pragma unroll
-    for (int i = 1; i < N; i++) v = n > i ? a[i] : v;
+    for (int i = 1; i < N; i++)
+        v = n > i ? a[i] : v;
     return v;
 }
 
@@ -117,148 +135,145 @@ static __device__ __forceinline__ int ordered_int(float x) {
 }
 static __device__ __forceinline__ float ordered_float(int b) { return __int_as_float(b < 0 ? b ^ 0x7fffffff : b); }
 
-/** What compaction leaves of a row: its count, and the worst score kept or -inf while there are fewer than needed. */
-struct cut {
-    float worst;
-    int count;
-};
-
-/** The lists of one warp's 16 rows, for up to K routed blocks. */
-template <int K> struct row_lists {
-    static constexpr int SUB = K == 8 ? 8 : 16;      /* entries of a sublist */
-    static constexpr int PER_LANE = 2 * SUB;         /* entries a lane compacts */
-    static constexpr int STRIDE = 4 * SUB * 8 + 32;  /* bytes of a row: lane pairs reading 16 rows meet no bank twice */
-    uint32_t base; /* shared address */
-    int row, half; /* of this lane when compacting: sublists 2 half and 2 half + 1 of `row` */
-
-    /** Entry `i` of a list, which is entry i / 4 of sublist i % 4. */
-    __device__ __forceinline__ uint32_t entry(int r, int i) const { return base + (uint32_t)(r * STRIDE + i * 8); }
-    __device__ __forceinline__ static void put(uint32_t at, float score, int slot) {
-        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(__float_as_uint(score)), "r"(slot) : "memory");
-    }
-
-    /** The need-th greatest of the row's scores, of which there are at least that many; -inf pads `mine`. */
-    static __device__ __forceinline__ float threshold(float *mine, int count, int need, bool wide) {
-        if constexpr (K < 32) {
-            sort_values<K>(mine);
-            if (wide) {
-                sort_values<K>(mine + K);
-                merge_best<K>(mine, mine + K);
-            }
-            merge_across<K>(mine, 1);
-            return nth<K>(mine, need); /* -inf when there are fewer */
-        } else {
-            int low = 0x7fffffff, high = (int)0x80000000;
-#pragma unroll
-            for (int i = 0; i < PER_LANE; i++) {
-                const int b = ordered_int(mine[i]);
-                low = min(low, b), high = max(high, b);
-            }
-            low = min(low, __shfl_xor_sync(MOBAI_FULL_WARP, low, 1));
-            high = max(high, __shfl_xor_sync(MOBAI_FULL_WARP, high, 1));
-            if (count < need) low = high = ordered_int(-INFINITY);
-            while (__any_sync(MOBAI_FULL_WARP, low < high)) {
-                const int middle = (int)(((int64_t)low + (int64_t)high + 1) >> 1);
-                const float m = ordered_float(middle);
-                int n = 0;
-#pragma unroll
-                for (int i = 0; i < PER_LANE; i++) n += mine[i] >= m ? 1 : 0;
-                n += __shfl_xor_sync(MOBAI_FULL_WARP, n, 1);
-                if (low < high) {
-                    if (n >= need)
-                        low = middle;
-                    else
-                        high = middle - 1;
-                    if (n == need) high = low;
-                }
-            }
-            return ordered_float(low);
-        }
-    }
-
-    /**
-     * Cuts every row's list to its best min(count, need) entries. counts: entries of the lane's two sublists. Out of
-     * line: it is rare and used in several places.
-     */
-    static __device__ __noinline__ cut compact(row_lists lists, int counts0, int counts1, int need) {
-        float score[PER_LANE], sorted[PER_LANE]; /* NaN where there is none */
-        int slot[PER_LANE];
-        const int longest = max(counts0, counts1);
-        const bool wide = __any_sync(MOBAI_FULL_WARP, longest > SUB / 2);
-#pragma unroll
-        for (int i = 0; i < SUB; i++) {
-            score[2 * i] = score[2 * i + 1] = NAN;
-            slot[2 * i] = slot[2 * i + 1] = 0;
-            if (i < longest && (i < SUB / 2 || wide)) {
-                float x, y;
-                asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                             : "=f"(x), "=r"(slot[2 * i]), "=f"(y), "=r"(slot[2 * i + 1])
-                             : "r"(lists.entry(lists.row, 4 * i + 2 * lists.half))
-                             : "memory");
-                if (i < counts0) score[2 * i] = x;
-                if (i < counts1) score[2 * i + 1] = y;
-            }
-        }
-        int count = counts0 + counts1;
-        count += __shfl_xor_sync(MOBAI_FULL_WARP, count, 1);
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++) sorted[i] = fmaxf(score[i], -INFINITY);
-        const float t = threshold(sorted, count, need, wide);
-        uint32_t keep = 0;
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++)
-            if (score[i] >= t) keep |= 1u << i;
-        int kept = __popc(keep);
-        kept += __shfl_xor_sync(MOBAI_FULL_WARP, kept, 1);
-        const bool tied = kept > need;
-        if (__any_sync(MOBAI_FULL_WARP, tied)) {
-            /* of the entries equal to t only those with the greatest slots stay: their least slot by bisection */
-            int above = 0;
-#pragma unroll
-            for (int i = 0; i < PER_LANE; i++) above += score[i] > t ? 1 : 0;
-            above += __shfl_xor_sync(MOBAI_FULL_WARP, above, 1);
-            int low = 0, high = tied ? 0x7ffffffe : 0;
-            while (__any_sync(MOBAI_FULL_WARP, low < high)) {
-                const int middle = low + ((high - low + 1) >> 1);
-                int n = 0;
-#pragma unroll
-                for (int i = 0; i < PER_LANE; i++) n += slot[i] >= middle && score[i] == t ? 1 : 0;
-                n += __shfl_xor_sync(MOBAI_FULL_WARP, n, 1);
-                if (low < high) {
-                    if (n >= need - above)
-                        low = middle;
-                    else
-                        high = middle - 1;
-                }
-            }
-#pragma unroll
-            for (int i = 0; i < PER_LANE; i++)
-                if (score[i] == t && slot[i] < low) keep &= ~(1u << i);
-        }
-        const int mine = __popc(keep), other = __shfl_xor_sync(MOBAI_FULL_WARP, mine, 1);
-        uint32_t at = lists.entry(lists.row, lists.half ? other : 0);
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++)
-            if (keep >> i & 1) {
-                put(at, score[i], slot[i]);
-                at += 8;
-            }
-        __syncwarp();
-        return {count >= need ? t : -INFINITY, mine + other};
-    }
-};
-
-/** Least float above x; NaN-free input. */
-static __device__ __forceinline__ float next_up(float x) {
-    return x == INFINITY ? x : ordered_float(ordered_int(x) + 1);
+/** The greatest float below x and the least above it; infinities stay. */
+static __device__ __forceinline__ float float_below(float x) {
+    if (fabsf(x) == INFINITY) return x;
+    const int i = ordered_int(x);
+    return ordered_float(i == 0 ? -2 : i - 1); /* -1 is -0 */
+}
+static __device__ __forceinline__ float float_above(float x) {
+    return fabsf(x) == INFINITY ? x : ordered_float(ordered_int(x) + 1);
 }
 
+/** Puts x into a sorted list, greatest first; the least falls out. Every place follows from two old ones: no chain. */
+template <int K> static __device__ __forceinline__ void insert(float (&best)[K], float x) {
+#pragma unroll
+    for (int i = K - 1; i > 0; i--)
+        best[i] = fmaxf(best[i], fminf(best[i - 1], x));
+    best[0] = fmaxf(best[0], x);
+}
+/** Puts high and low <= high into a sorted list. */
+template <int K> static __device__ __forceinline__ void insert_pair(float (&best)[K], float high, float low) {
+#pragma unroll
+    for (int i = K - 1; i > 1; i--)
+        best[i] = fmaxf(best[i], fmaxf(fminf(best[i - 1], high), fminf(best[i - 2], low)));
+    best[1] = fmaxf(best[1], fmaxf(fminf(best[0], high), low));
+    best[0] = fmaxf(best[0], high);
+}
+
+/**
+ * One lane's half of a row while its tiles pass. The list has every score that is among the best K of this half, in
+ * descending slot order, and others that once were; at most K + 1 of its entries reach best[K - 1].
+ */
+template <int K> struct half_row {
+    static constexpr int CAPACITY = K == 8 ? 11 : K == 16 ? 32 : 40;
+    static constexpr int ENTRY_STRIDE = 32 * 8, WARP_BYTES = CAPACITY * ENTRY_STRIDE;
+    float best[K];
+    uint32_t list, tail; /* shared addresses of the first entry and past the last one */
+
+    __device__ __forceinline__ int count() const { return (int)(tail - list) / ENTRY_STRIDE; }
+    __device__ __forceinline__ bool has_room() const { return tail <= list + (CAPACITY - 2) * ENTRY_STRIDE; }
+    /* An entry is a score and the number of its slot among the half's: 4 (column / 8) + column % 4. */
+    static __device__ __forceinline__ void read(uint32_t at, float &score, int &slot) {
+        asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=f"(score), "=r"(slot) : "r"(at) : "memory");
+    }
+    static __device__ __forceinline__ void write(uint32_t at, float score, int slot) {
+        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "f"(score), "r"(slot) : "memory");
+    }
+    __device__ __forceinline__ void append(bool wanted, float score, int slot) {
+        if (wanted) {
+            write(tail, score, slot);
+            tail += ENTRY_STRIDE;
+        }
+    }
+    /** Cuts the list to the entries that reach `least`. */
+    __device__ __forceinline__ void compact(float least) {
+        constexpr int BATCH = CAPACITY < 16 ? CAPACITY : 8;
+        const uint32_t end = tail;
+        tail = list;
+#pragma unroll 1
+        for (uint32_t from = list; __any_sync(MOBAI_FULL_WARP, from < end); from += BATCH * ENTRY_STRIDE) {
+            float score[BATCH];
+            int slot[BATCH];
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                score[i] = NAN;
+                if (from + i * ENTRY_STRIDE < end) read(from + i * ENTRY_STRIDE, score[i], slot[i]);
+            }
+#pragma unroll
+            for (int i = 0; i < BATCH; i++)
+                append(score[i] >= least, score[i], slot[i]);
+        }
+    }
+    /** The K-th best score of both halves. */
+    __device__ __forceinline__ float worst_of_row() const { return kth_of_both<K>(best, 1); }
+    /** Removes one entry with score `least` and the least slot from the two halves of every row with excess > 0. */
+    __device__ __forceinline__ void drop_ties(float least, int excess, int half) {
+        while (__any_sync(MOBAI_FULL_WARP, excess > 0)) {
+            uint32_t last = 0;
+            int last_slot = 0x7fffffff;
+            for (uint32_t at = list; at < tail; at += ENTRY_STRIDE) {
+                float score;
+                int slot;
+                read(at, score, slot);
+                if (score == least) last = at, last_slot = 8 * (slot >> 2) + 4 * half + (slot & 3);
+            }
+            const int other = __shfl_xor_sync(MOBAI_FULL_WARP, last_slot, 1);
+            if (excess > 0 && last_slot < other) {
+                for (uint32_t at = last; at + ENTRY_STRIDE < tail; at += ENTRY_STRIDE) {
+                    float score;
+                    int slot;
+                    read(at + ENTRY_STRIDE, score, slot);
+                    write(at, score, slot);
+                }
+                tail -= ENTRY_STRIDE;
+            }
+            excess--;
+        }
+    }
+};
+
+/** Of a half's 32 pairs of columns, 8 (i / 2) + 4 half + 2 (i % 2) and the next, how many lie below column `end`. */
+static __device__ __forceinline__ int pairs_below(int end, int half) {
+    const int x = max(end - 4 * half, 0);
+    return min(2 * (x >> 3) + min((x & 7) >> 1, 2), 32);
+}
+static __device__ __forceinline__ int pair_column(int i, int half) { return 8 * (i >> 1) + 4 * half + 2 * (i & 1); }
+/** Bits 0 .. n - 1, n <= 32. */
+static __device__ __forceinline__ uint32_t low_bits(int n) { return n >= 32 ? MOBAI_FULL_WARP : (1u << n) - 1; }
+
+/** Copies 16 bytes to shared memory. Without a cache policy: with one, ptxas 13.0 makes copies here that the device
+ * refuses as illegal instructions. */
+template <int VEC> static __device__ __forceinline__ void copy_row_chunk(uint32_t to, const void *from) {
+    if constexpr (VEC)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    else
+        store_shared(to, load_chunk<0>(from));
+}
+
+/** The tiles of a work-group: every gridDim.x-th (row tile, head), heads innermost, from the last row tile to the
+ * first. */
+struct tile_walk {
+    int row, head;
+    const int n_heads, rows_step, heads_step;
+
+    __device__ __forceinline__ tile_walk(int n_row_tiles, int n_heads_)
+        : n_heads(n_heads_), rows_step((int)gridDim.x / n_heads_), heads_step((int)gridDim.x % n_heads_) {
+        row = n_row_tiles - 1 - (int)blockIdx.x / n_heads;
+        head = (int)blockIdx.x % n_heads;
+    }
+    __device__ __forceinline__ void advance() {
+        row -= rows_step;
+        head += heads_step;
+        if (head >= n_heads) head -= n_heads, row--;
+    }
+};
+
 template <int D, int CONSUMERS, int K> struct gate_layout {
-    static constexpr int Q_BYTES = 64 * D * 2, TILE_BYTES = TILE_N * D * 2;
-    static constexpr int STAGING = 16 * 128 * 8; /* pairs of one row half of a warpgroup */
-    static constexpr int LISTS = 64 * row_lists<K>::STRIDE;
-    static constexpr int Q_AT = STAGES * TILE_BYTES, STAGING_AT = Q_AT + CONSUMERS * Q_BYTES,
+    static constexpr int Q_BYTES = 64 * D * 2, PIECE_BYTES = PIECE_N * D * 2;
+    static constexpr int STAGING = 64 * TILE_N * 4; /* scores of a warpgroup */
+    static constexpr int LISTS = 4 * half_row<K>::WARP_BYTES;
+    static constexpr int Q_AT = STAGES * PIECE_BYTES, STAGING_AT = Q_AT + CONSUMERS * Q_BYTES,
                          LISTS_AT = STAGING_AT + CONSUMERS * STAGING, BYTES = LISTS_AT + CONSUMERS * LISTS + 1024;
 };
 
@@ -268,6 +283,7 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
     constexpr int CHUNKS = D / 8; /* 16-byte pieces of a row */
     extern __shared__ char raw[];
     __shared__ __align__(8) uint64_t barriers[2 * STAGES + 2 * CONSUMERS];
+    __shared__ int2 ranges[CONSUMERS]; /* candidate slots of the row tile, handed over with Q */
     const uint32_t shared = (shared_address(raw) + 1023) & ~1023u;
     const uint32_t full = shared_address(barriers), empty = full + 8 * STAGES, q_full = empty + 8 * STAGES,
                    q_empty = q_full + 8 * CONSUMERS;
@@ -289,14 +305,10 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
     constexpr int ROWS = CONSUMERS * 64;
     const int n_heads = p.n_slice_kv_heads * p.group, first_head = p.kv_head_begin * p.group;
     const int n_row_tiles = (p.total_q + ROWS - 1) / ROWS;
-    const int n_tiles = n_row_tiles * n_heads;
     int stage = 0, phase = 0, q_phase = 0;
 
     if (warpgroup == CONSUMERS) {
-        if constexpr (CONSUMERS == 3)
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-        else
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
         uint32_t pending = 0; /* barrier of the copies in flight */
         auto flush = [&]() {
             if (!pending) return;
@@ -321,38 +333,59 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
             flush();
             mbarrier_wait(barrier, parity);
         };
-        for (int tile = (int)blockIdx.x; tile < n_tiles; tile += (int)gridDim.x) {
-            const int t0 = (n_row_tiles - 1 - tile / n_heads) * ROWS, h = first_head + tile % n_heads;
+        constexpr int STEP = 128 / CHUNKS; /* rows of one pass: a multiple of the swizzle's 8 */
+        const int row = thread / CHUNKS, chunk = thread % CHUNKS;
+        const uint32_t in_piece = (uint32_t)((chunk >> 3) * 8192 + row * 128 + (((chunk & 7) ^ (row & 7)) << 4));
+        for (tile_walk tile(n_row_tiles, n_heads); tile.row >= 0; tile.advance()) {
+            const int t0 = tile.row * ROWS, h = first_head + tile.head;
             const int2 range = candidate_range(p, t0, t0 + ROWS);
-            if (range.x >= range.y) continue;
+            const uint16_t *q = (const uint16_t *)p.q.address + h * p.q.head_stride + chunk * 8;
             for (int c = 0; c < CONSUMERS; c++) {
                 wait(q_empty + 8 * c, q_phase ^ 1);
-                const uint32_t to = shared + layout::Q_AT + c * layout::Q_BYTES;
-#pragma unroll 4
-                for (int i = thread; i < 64 * CHUNKS; i += 128) {
-                    int r = i / CHUNKS, chunk = i % CHUNKS;
-                    int t = min(t0 + c * 64 + r, p.total_q - 1);
-                    int64_t at = (int64_t)t * p.q.token_stride + h * p.q.head_stride + chunk * 8;
-                    if (p.q.batch_shift) at += batch_offset(p.q, sequence_number(p, t));
-                    gather_chunk<VEC>(to + (chunk >> 3) * 8192 + r * 128 + (((chunk & 7) ^ (r & 7)) << 4),
-                                      (const uint16_t *)p.q.address + at, true, MOBAI_L2_EVICT_FIRST);
+                if (thread == 0) ranges[c] = range;
+                const uint32_t to = shared + layout::Q_AT + c * layout::Q_BYTES + in_piece;
+                const int t = t0 + c * 64 + row;
+                if (range.x >= range.y) {
+                    /* no scores, no Q */
+                } else if (t0 + ROWS <= p.total_q && p.q.batch_shift == 0) {
+                    const uint16_t *from = q + (int64_t)t * p.q.token_stride;
+#pragma unroll
+                    for (int i = 0; i < 64 / STEP; i++) {
+                        copy_row_chunk<VEC>(to + i * STEP * 128, from);
+                        from += STEP * p.q.token_stride;
+                    }
+                } else {
+#pragma unroll 1
+                    for (int i = 0; i < 64 / STEP; i++) {
+                        const int x = min(t + i * STEP, p.total_q - 1);
+                        int64_t at = (int64_t)x * p.q.token_stride;
+                        if (p.q.batch_shift) at += batch_offset(p.q, sequence_number(p, x));
+                        copy_row_chunk<VEC>(to + i * STEP * 128, q + at);
+                    }
                 }
                 submit(q_full + 8 * c);
             }
             q_phase ^= 1;
-            const uint16_t *centroids = (const uint16_t *)p.centroids + (int64_t)(h / p.group) * p.n_slots * D;
+            const uint16_t *centroids =
+                (const uint16_t *)p.centroids + (int64_t)(h / p.group) * p.n_slots * D + chunk * 8;
             for (int top = range.y; top > range.x; top -= TILE_N) {
-                wait(empty + 8 * stage, phase ^ 1);
-                const uint32_t to = shared + stage * layout::TILE_BYTES;
-#pragma unroll 4
-                for (int i = thread; i < TILE_N * CHUNKS; i += 128) {
-                    int r = i / CHUNKS, chunk = i % CHUNKS;
-                    int slot = max(top - TILE_N + r, 0);
-                    copy_async(to + (chunk >> 3) * (TILE_N * 128) + r * 128 + (((chunk & 7) ^ (r & 7)) << 4),
-                               centroids + (int64_t)slot * D + chunk * 8, 16, MOBAI_L2_EVICT_LAST);
+                for (int low = top - TILE_N; low < top; low += PIECE_N) {
+                    wait(empty + 8 * stage, phase ^ 1);
+                    const uint32_t to = shared + stage * layout::PIECE_BYTES + in_piece;
+                    if (low >= 0) {
+                        const uint16_t *from = centroids + (int64_t)(low + row) * D;
+#pragma unroll
+                        for (int i = 0; i < PIECE_N / STEP; i++)
+                            copy_row_chunk<1>(to + i * STEP * 128, from + i * STEP * D);
+                    } else {
+#pragma unroll 1
+                        for (int i = 0; i < PIECE_N / STEP; i++)
+                            copy_row_chunk<1>(to + i * STEP * 128,
+                                              centroids + (int64_t)max(low + row + i * STEP, 0) * D);
+                    }
+                    submit(full + 8 * stage);
+                    if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
-                submit(full + 8 * stage);
-                if (++stage == STAGES) stage = 0, phase ^= 1;
             }
         }
         flush();
@@ -362,50 +395,38 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
         else
             asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
         const int lane = thread & 31, warp = thread >> 5, quad_row = lane >> 2, quad = lane & 3;
+        const int owned_row = lane >> 1, half = lane & 1; /* of the warp's 16 rows */
         const uint32_t q_at = shared + layout::Q_AT + warpgroup * layout::Q_BYTES;
-        const uint32_t staging = shared + layout::STAGING_AT + warpgroup * layout::STAGING + warp * 16 * 256 + lane * 8;
-        row_lists<K> lists;
-        lists.base = shared + layout::LISTS_AT + warpgroup * layout::LISTS + warp * 16 * row_lists<K>::STRIDE;
-        lists.row = lane >> 1;
-        lists.half = lane & 1;
-        for (int tile = (int)blockIdx.x; tile < n_tiles; tile += (int)gridDim.x) {
-            const int t0 = (n_row_tiles - 1 - tile / n_heads) * ROWS, h = first_head + tile % n_heads;
-            const int2 range = candidate_range(p, t0, t0 + ROWS);
-            const int warp_row = t0 + warpgroup * 64 + warp * 16;
-            const gate_row owned = row_of(p, warp_row + lists.row); /* the row this lane compacts and writes */
-            int count = 0;                                          /* entries of the owned row's list, compacted */
+        /* Pair i of a half: 8 bytes a row and half, 128 bytes a pair, 4096 for rows 8 and up. */
+        const uint32_t staging = shared + layout::STAGING_AT + warpgroup * layout::STAGING + warp * (16 * TILE_N * 4);
+        const uint32_t store_at = staging + (quad & 1) * 128 + (quad_row * 2 + (quad >> 1)) * 8;
+        const uint32_t load_at = staging + (lane >> 4) * 4096 + (lane & 15) * 8;
+        const int need_most = p.top_k - p.n_sink - (p.causal ? max(p.n_local, 1) : 0);
+        half_row<K> row;
+        row.list = shared + layout::LISTS_AT + warpgroup * layout::LISTS + warp * half_row<K>::WARP_BYTES + lane * 8;
+        /* what a lane that owns a row knows, to the lanes that have its scores, and back */
+        const auto of_row = [&](auto x, int r) { return __shfl_sync(MOBAI_FULL_WARP, x, (quad_row + 8 * r) * 2); };
+        const int from = (owned_row & 7) * 4 + 2 * half;
+        const auto of_scores = [&](auto x0, auto x1, int other) {
+            const auto a = __shfl_sync(MOBAI_FULL_WARP, x0, from + other),
+                       b = __shfl_sync(MOBAI_FULL_WARP, x1, from + other);
+            return lane < 16 ? a : b;
+        };
+        for (tile_walk tile(n_row_tiles, n_heads); tile.row >= 0; tile.advance()) {
+            const int t = tile.row * ROWS + warpgroup * 64 + warp * 16 + owned_row, h = first_head + tile.head;
+            const gate_row owned = row_of(p, t);
+            const int begin = owned.begin(p), end = owned.end(p);
+            row.tail = row.list;
+            __syncwarp();
+            mbarrier_wait(q_full + 8 * warpgroup, q_phase);
+            q_phase ^= 1;
+            const int2 range = ranges[warpgroup];
+            const int lowest =
+                range.y - (range.y - range.x + TILE_N - 1) / TILE_N * TILE_N; /* column 0 of the last tile */
             if (range.x < range.y) {
-                /* candidates and thresholds of the two rows of this lane's accumulators */
-                int begin[2], end[2];
-                float bound[2] = {-INFINITY, -INFINITY};
-                int n_listed[2] = {0, 0}; /* in this lane's sublists of those rows */
-                /* compacts all lists, tightens the bounds: a score that equals a full list's worst passes if `ties` */
-                auto compact = [&](bool ties) {
-                    __syncwarp();
-                    const int packed = n_listed[0] | n_listed[1] << 16;
-                    const int from = (lists.row & 7) * 4 + 2 * lists.half, shift = lists.row >> 3 << 4;
-                    const int a = __shfl_sync(MOBAI_FULL_WARP, packed, from) >> shift & 0xffff;
-                    const int b = __shfl_sync(MOBAI_FULL_WARP, packed, from + 1) >> shift & 0xffff;
-                    const cut left = row_lists<K>::compact(lists, a, b, owned.need(p));
-                    count = left.count;
-                    const float worst = ties || left.worst == -INFINITY ? left.worst : next_up(left.worst);
-#pragma unroll
-                    for (int r = 0; r < 2; r++) {
-                        const int source = (quad_row + 8 * r) * 2;
-                        bound[r] = fmaxf(bound[r], __shfl_sync(MOBAI_FULL_WARP, worst, source));
-                        n_listed[r] = (__shfl_sync(MOBAI_FULL_WARP, count, source) + 3 - quad) >> 2;
-                    }
-                };
-#pragma unroll
-                for (int r = 0; r < 2; r++) {
-                    int source = (quad_row + 8 * r) * 2;
-                    begin[r] = __shfl_sync(MOBAI_FULL_WARP, owned.begin(p), source);
-                    end[r] = __shfl_sync(MOBAI_FULL_WARP, owned.end(p), source);
-                }
-                const int need_most = p.top_k - p.n_sink - (p.causal ? max(p.n_local, 1) : 0);
+                float bound[2] = {-INFINITY, -INFINITY}; /* of the two rows of this lane's scores */
+                bool first = true;                       /* no tile had candidates of the warp's rows so far */
                 uint32_t a[D / 16][4];
-                mbarrier_wait(q_full + 8 * warpgroup, q_phase);
-                q_phase ^= 1;
 #pragma unroll
                 for (int k = 0; k < D / 16; k++) {
                     int r = warp * 16 + (lane & 15), chunk = 2 * k + (lane >> 4);
@@ -415,52 +436,63 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                                  : "r"(at)
                                  : "memory");
                 }
+#pragma unroll 1
                 for (int top = range.y; top > range.x; top -= TILE_N) {
                     const int low = top - TILE_N; /* slot of column 0; may be negative */
-                    mbarrier_wait(full + 8 * stage, phase);
-                    float s[64];
-                    const uint64_t b = wgmma_descriptor(shared + stage * layout::TILE_BYTES, 16);
-                    wgmma_fence();
+                    float s[2][32];               /* columns 64 i + 8 j + 2 quad + {0, 1} of rows quad_row and + 8 */
+                    uint32_t pieces[2];
+                    __syncwarp(); /* a warp that is not together may not multiply */
 #pragma unroll
-                    for (int k = 0; k < D / 16; k++)
-                        wgmma_rs<BF16, 0>(s, a[k], b + (k >> 2) * (TILE_N * 128 / 16) + (k & 3) * 2, k > 0);
-                    wgmma_commit();
+                    for (int i = 0; i < 2; i++) {
+                        mbarrier_wait(full + 8 * stage, phase);
+                        const uint64_t b = wgmma_descriptor(shared + stage * layout::PIECE_BYTES, 16);
+                        wgmma_fence();
+#pragma unroll
+                        for (int k = 0; k < D / 16; k++)
+                            wgmma_rs<BF16, 0>(s[i], a[k], b + (k >> 2) * (PIECE_N * 128 / 16) + (k & 3) * 2, k > 0);
+                        wgmma_commit();
+                        pieces[i] = empty + 8 * stage;
+                        if (++stage == STAGES) stage = 0, phase ^= 1;
+                    }
                     wgmma_wait<0>();
-                    hold(s);
-                    if (lane == 0) mbarrier_arrive(empty + 8 * stage);
-                    /* Q is in registers for good once the first product has read it */
-                    if (top == range.y && lane == 0) mbarrier_arrive(q_empty + 8 * warpgroup);
-                    if (++stage == STAGES) stage = 0, phase ^= 1;
+                    hold(s[0]);
+                    hold(s[1]);
+                    if (lane == 0) {
+                        mbarrier_arrive(pieces[0]);
+                        mbarrier_arrive(pieces[1]);
+                        /* Q is in registers for good once the first product has read it */
+                        if (top == range.y) mbarrier_arrive(q_empty + 8 * warpgroup);
+                    }
+                    if (!__any_sync(MOBAI_FULL_WARP, max(begin, low) < min(end, top))) continue;
+                    const bool whole = __all_sync(MOBAI_FULL_WARP, begin <= low && end >= top);
 
-                    const bool mine = max(begin[0], low) < min(end[0], top) || max(begin[1], low) < min(end[1], top);
-                    if (!__any_sync(MOBAI_FULL_WARP, mine)) continue;
-                    if (top == range.y) {
+                    if (first) {
                         /* a bound that at least `need` scores of the row reach: over 32 groups of 4 scores. In most
                            tiles only columns 120 and up are no candidates of some row. */
-                        const bool near = begin[0] <= low && begin[1] <= low && min(end[0], end[1]) >= top - 8;
-                        const bool only_last = __all_sync(MOBAI_FULL_WARP, near);
-#pragma unroll
-                        for (int j = 0; j < 16; j++)
-                            if (j == 15 || !only_last) {
-#pragma unroll
-                                for (int e = 0; e < 4; e++) {
-                                    const int slot = low + 8 * j + 2 * quad + (e & 1);
-                                    if (slot < begin[e >> 1] || slot >= end[e >> 1]) s[4 * j + e] = NAN;
-                                }
-                            }
+                        const bool only_last = __all_sync(MOBAI_FULL_WARP, begin <= low && end >= top - 8);
 #pragma unroll
                         for (int r = 0; r < 2; r++) {
+                            const int row_begin = of_row(begin, r) - low, row_end = of_row(end, r) - low;
+#pragma unroll
+                            for (int j = 0; j < 16; j++)
+                                if (j == 15 || !only_last) {
+#pragma unroll
+                                    for (int e = 0; e < 2; e++) {
+                                        const int column = 8 * j + 2 * quad + e;
+                                        if (column < row_begin || column >= row_end)
+                                            s[j >> 3][4 * (j & 7) + 2 * r + e] = NAN;
+                                    }
+                                }
                             float m[8];
 #pragma unroll
                             for (int j = 0; j < 8; j++)
-                                m[j] = fmaxf(fmaxf(fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]),
-                                                   fmaxf(s[4 * j + 32 + 2 * r], s[4 * j + 33 + 2 * r])),
+                                m[j] = fmaxf(fmaxf(fmaxf(s[0][4 * j + 2 * r], s[0][4 * j + 2 * r + 1]),
+                                                   fmaxf(s[1][4 * j + 2 * r], s[1][4 * j + 2 * r + 1])),
                                              -INFINITY);
                             sort_values<8>(m);
                             if constexpr (K == 8) {
                                 merge_across<8>(m, 1);
-                                merge_across<8>(m, 2);
-                                bound[r] = nth<8>(m, need_most);
+                                bound[r] = need_most > 7 ? kth_of_both<8>(m, 2) : kth_of_both<7>(m, 2);
                             } else if constexpr (K == 16) {
                                 float wide[16];
 #pragma unroll
@@ -477,92 +509,141 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                                 bound[r] = fminf(x, __shfl_xor_sync(MOBAI_FULL_WARP, x, 2));
                             }
                         }
-                    }
-                    bool compacted = false;
+                        /* what reaches the bound enters; K - need places of one half are taken for good */
+                        const float below = float_below(of_scores(bound[0], bound[1], 0));
 #pragma unroll
-                    for (int r = 0; r < 2; r++) {
-                        uint32_t hits = 0;
-                        const float t = bound[r];
+                        for (int i = 0; i < K; i++)
+                            row.best[i] = half == 0 && i < K - need_most ? INFINITY : below;
+                        first = false;
+                    }
+
+                    if (__any_sync(MOBAI_FULL_WARP, fminf(bound[0], bound[1]) == -INFINITY)) {
+                        /* a row may have to take all its candidates: -inf must exceed the empty places */
+#pragma unroll
+                        for (int i = 0; i < 32; i++) {
+                            asm("max.NaN.f32 %0, %0, 0fFF7FFFFF;" : "+f"(s[0][i]));
+                            asm("max.NaN.f32 %0, %0, 0fFF7FFFFF;" : "+f"(s[1][i]));
+                        }
+                    }
+                    uint32_t hits[2] = {0, 0};
+#pragma unroll
+                    for (int r = 0; r < 2; r++)
 #pragma unroll
                         for (int j = 0; j < 16; j++) {
-                            float x = s[4 * j + 2 * r], y = s[4 * j + 2 * r + 1];
-                            float greater = fmaxf(x, y);
-                            asm volatile("{\n.reg .pred p;\nsetp.ge.f32 p, %1, %2;\n@p st.shared.v2.f32 [%3], {%4, %5};\n"
-                                         "@p or.b32 %0, %0, %6;\n}"
-                                         : "+r"(hits)
-                                         : "f"(greater), "f"(t), "r"(staging + j * 256), "f"(x), "f"(y), "r"(1u << j)
-                                         : "memory");
+                            const float x = s[j >> 3][4 * (j & 7) + 2 * r], y = s[j >> 3][4 * (j & 7) + 2 * r + 1];
+                            const float greater = fmaxf(x, y);
+                            asm volatile(
+                                "{\n.reg .pred p;\nsetp.ge.f32 p, %1, %2;\n@p st.shared.v2.f32 [%3], {%4, %5};\n"
+                                "@p or.b32 %0, %0, %6;\n}"
+                                : "+r"(hits[r])
+                                : "f"(greater), "f"(bound[r]), "r"(store_at + r * 4096 + j * 256), "f"(x), "f"(y),
+                                  "r"(1u << (2 * j))
+                                : "memory");
                         }
+                    uint32_t marked = of_scores(hits[0], hits[1], 0) | of_scores(hits[0], hits[1], 1) << 1;
+                    __syncwarp();
+                    if (!whole) {
+                        const int before = pairs_below(begin - low, half), until = pairs_below(end - low + 1, half);
+                        marked &= low_bits(until) & ~low_bits(before);
+                        /* of a pair that a limit cuts, one score is no candidate */
+                        if (begin > low && before < 32 && pair_column(before, half) == begin - low - 1)
+                            asm volatile("st.shared.f32 [%0], %1;" ::"r"(load_at + before * 128), "f"(NAN) : "memory");
+                        if (end < top && until > 0 && pair_column(until - 1, half) == end - low - 1)
+                            asm volatile("st.shared.f32 [%0], %1;" ::"r"(load_at + (until - 1) * 128 + 4), "f"(NAN)
+                                         : "memory");
+                    }
+                    /* The half's slots in order: code 4 (i / 2) + 2 (i % 2) + e of column pair_column(i) + e. */
+                    const int code0 = (low - lowest) >> 1;
+                    for (;;) {
                         for (;;) {
-                            while (hits && n_listed[r] <= row_lists<K>::SUB - 2) {
-                                const int j = 31 - __clz((int)hits);
-                                float x, y;
+                            const bool go = marked != 0 && row.has_room();
+                            if (!__any_sync(MOBAI_FULL_WARP, go)) break;
+                            const int i = 31 - __clz((int)marked);
+                            float x = -INFINITY, y = -INFINITY;
+                            if (go) {
                                 asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
                                              : "=f"(x), "=f"(y)
-                                             : "r"(staging + j * 256)
+                                             : "r"(load_at + i * 128)
                                              : "memory");
-                                hits ^= 1u << j;
-                                const int slot = low + 8 * j + 2 * quad;
-                                uint32_t at = lists.entry(quad_row + 8 * r, 4 * n_listed[r] + quad);
-                                if (x >= bound[r] && slot >= begin[r] && slot < end[r]) {
-                                    lists.put(at, x, slot);
-                                    at += 32;
-                                    n_listed[r]++;
-                                }
-                                if (y >= bound[r] && slot + 1 >= begin[r] && slot + 1 < end[r]) {
-                                    lists.put(at, y, slot + 1);
-                                    n_listed[r]++;
-                                }
+                                marked ^= 1u << i;
                             }
-                            if (!__any_sync(MOBAI_FULL_WARP, hits != 0)) break;
-                            compact(true);
-                            compacted = true;
+                            const bool second = y > row.best[K - 1], first_too = x > row.best[K - 1];
+                            row.append(second, y, code0 + 2 * i + 1);
+                            row.append(first_too, x, code0 + 2 * i);
+                            y = second ? y : -INFINITY;
+                            x = first_too ? x : -INFINITY;
+                            const float greater = fmaxf(x, y), lesser = fminf(x, y);
+                            if constexpr (K == 8) {
+                                insert_pair<K>(row.best, greater, lesser);
+                            } else {
+                                insert<K>(row.best, greater);
+                                if (__any_sync(MOBAI_FULL_WARP, lesser > row.best[K - 1])) insert<K>(row.best, lesser);
+                            }
                         }
+                        if (!__any_sync(MOBAI_FULL_WARP, marked != 0)) break;
+                        row.compact(row.best[K - 1]);
                     }
-                    /* Later tiles hold lower slots, which lose to equal scores already listed. A better bound pays when
-                       several tiles follow. */
+                    __syncwarp();
                     if (top > range.x + TILE_N) {
-                        const bool crowded = max(n_listed[0], n_listed[1]) > row_lists<K>::SUB / 2 &&
-                                             top > range.x + 3 * TILE_N;
-                        if (__any_sync(MOBAI_FULL_WARP, compacted || crowded)) compact(false);
+                        /* Later tiles hold lower slots, which lose to equal scores: only what exceeds the worst enters.
+                         */
+                        const float worst = row.worst_of_row();
+#pragma unroll
+                        for (int i = 0; i < K; i++)
+                            row.best[i] = fmaxf(row.best[i], worst);
+                        const float above = float_above(worst);
+                        bound[0] = of_row(above, 0);
+                        bound[1] = of_row(above, 1);
                     }
                 }
-                compact(true);
+                if (first) {
+#pragma unroll
+                    for (int i = 0; i < K; i++)
+                        row.best[i] = -INFINITY;
+                }
+            } else {
+                __syncwarp();
+                if (lane == 0) mbarrier_arrive(q_empty + 8 * warpgroup);
+            }
+
+            /* the row's routed slots, greatest first, in both lanes */
+            int slots[K];
+            int n_routed = 0;
+            if (range.x < range.y) {
+                const float worst = row.worst_of_row();
+                row.compact(worst);
+                n_routed = row.count();
+                n_routed += __shfl_xor_sync(MOBAI_FULL_WARP, n_routed, 1);
+                if (__any_sync(MOBAI_FULL_WARP, n_routed > need_most)) {
+                    row.drop_ties(worst, n_routed - need_most, half);
+                    n_routed = min(n_routed, need_most);
+                }
+#pragma unroll
+                for (int i = 0; i < K; i++) {
+                    slots[i] = MOBAI_NO_SLOT;
+                    const uint32_t at = row.list + i * half_row<K>::ENTRY_STRIDE;
+                    if (at < row.tail) {
+                        int code;
+                        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(code) : "r"(at + 4) : "memory");
+                        slots[i] = lowest + 8 * (code >> 2) + 4 * half + (code & 3);
+                    }
+                }
+                merge_across<K>(slots, 1);
             }
             /* ascending ids: sinks, routed, local; two lanes write a row */
-            const int t = warp_row + lists.row;
             if (t < p.total_q) {
                 int32_t *out = (int32_t *)p.selection + ((int64_t)t * p.n_q_heads + h) * p.top_k;
-                const int n_sink = owned.n_sink(p), n_local = owned.n_local(p), routed = n_sink + count;
-                for (int i = lists.half; i < n_sink; i += 2) out[i] = i;
-                for (int base = 0; base < count; base += 8) {
-                    int mine[4], rank[4];
+                const int n_sink = owned.n_sink(p), n_local = owned.n_local(p), routed = n_sink + n_routed;
+                for (int i = half; i < n_sink; i += 2)
+                    out[i] = i;
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        rank[i] = 0;
-                        asm volatile("ld.shared.u32 %0, [%1];"
-                                     : "=r"(mine[i])
-                                     : "r"(lists.entry(lists.row, base + 2 * i + lists.half) + 4)
-                                     : "memory");
-                    }
-#pragma unroll 4
-                    for (int j = 0; j < count; j += 2) {
-                        uint32_t unused0, unused1;
-                        int a, b;
-                        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                                     : "=r"(unused0), "=r"(a), "=r"(unused1), "=r"(b)
-                                     : "r"(lists.entry(lists.row, j))
-                                     : "memory");
-                        if (j + 1 >= count) b = 0x7fffffff;
-#pragma unroll
-                        for (int i = 0; i < 4; i++) rank[i] += (a < mine[i] ? 1 : 0) + (b < mine[i] ? 1 : 0);
-                    }
-#pragma unroll
-                    for (int i = 0; i < 4; i++)
-                        if (base + 2 * i + lists.half < count) out[n_sink + rank[i]] = mine[i] - owned.first_slot;
-                }
-                for (int i = lists.half; i < n_local; i += 2) out[routed + i] = owned.legal - n_local + i;
-                for (int i = routed + n_local + lists.half; i < p.top_k; i += 2) out[i] = -1;
+                for (int i = 0; i < K; i += 2)
+                    if (i + half < n_routed)
+                        out[routed - 1 - i - half] = (half ? slots[i + 1] : slots[i]) - owned.first_slot;
+                for (int i = half; i < n_local; i += 2)
+                    out[routed + i] = owned.legal - n_local + i;
+                for (int i = routed + n_local + half; i < p.top_k; i += 2)
+                    out[i] = -1;
             }
             __syncwarp();
         }
@@ -570,12 +651,12 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
 }
 
 #define GATE(NAME, BF16, D, CONSUMERS, K)                                                                              \
-    extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) NAME(                                       \
-        const __grid_constant__ mobai_sm90_params p) {                                                                 \
+    extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1)                                             \
+        NAME(const __grid_constant__ mobai_sm90_params p) {                                                            \
         gate<BF16, D, CONSUMERS, K, 1>(p);                                                                             \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1) NAME##_strided(                             \
-        const __grid_constant__ mobai_sm90_params p) {                                                                 \
+    extern "C" __global__ void __launch_bounds__(CONSUMERS * 128 + 128, 1)                                             \
+        NAME##_strided(const __grid_constant__ mobai_sm90_params p) {                                                  \
         gate<BF16, D, CONSUMERS, K, 0>(p);                                                                             \
     }
 GATE(gate_f16_d64_k8, 0, 64, 3, 8)

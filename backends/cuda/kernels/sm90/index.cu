@@ -4,93 +4,145 @@
  *   index_count    picks of every (kv head, chunk of rows, slot)
  *   index_scan     exclusive sums over chunks and over slots: where each chunk's part of each list begins
  *   index_scatter  sorts a chunk's picks by slot in shared memory, rows ascending, and copies the runs out
+ *   index_cut      the part of each list that a slice has
+ *   index_items    cuts the lists into pieces of work for attend
  * A row's legal picks are distinct, so its lanes bump a warp's counters without meeting, rows one after another: stable
  * without a sort, and no result depends on timing. Slots are worked on in windows, so shared memory bounds no problem.
  */
 #include "common.cuh"
 
-/** Picks of one pass of a warp: LANES lanes a row. */
-template <int LANES> struct pick_reader {
-    const mobai_sm90_params &p;
-    const int32_t *selection; /* of this kv head's first query head */
-    int g, window_begin, window_size;
-    int end;      /* of the rows this lane reads; 0 for lanes past the list */
-    bool uniform; /* one sequence has every row from first to last: the fields below hold for all */
-    int q_begin, n_q, n_ids, pos_shift, first_slot;
+#define ILLEGAL 0x7fffffff
 
-    __device__ pick_reader(const mobai_sm90_params &p_, int g_, int begin, int end_, int window) : p(p_) {
-        g = g_;
+/** Slot of pick `id` of gathered row `row`, or ILLEGAL. */
+static __device__ __forceinline__ int slot_of_pick(const mobai_sm90_params &p, int id, int row) {
+    const int t = (int)query_of_row(p, (uint32_t)row);
+    const sequence s = sequence_of_query(p, t);
+    return id >= 0 && is_legal_block(p, s, t, id) ? s.first_slot + id : ILLEGAL;
+}
+
+/** Picks of one kv head: LANES lanes a row. */
+template <int LANES> struct pick_reader {
+    static constexpr int ROWS = 32 / LANES; /* of one pass of a warp */
+    const mobai_sm90_params &p;
+    const int32_t *selection; /* this lane's rank of this kv head's first query head */
+    int window_begin, window_size;
+    int end;      /* of the rows this lane reads; 0 for lanes past the list */
+    bool uniform; /* one sequence owns every row from first to last: the fields below hold for all */
+    int n_ids, first_slot, key_shift; /* query row t sees the sequence's keys 0 .. t + key_shift */
+
+    __device__ pick_reader(const mobai_sm90_params &p_, int g, int begin, int end_, int window) : p(p_) {
         window_begin = window * MOBAI_SM90_INDEX_WINDOW;
         window_size = min(MOBAI_SM90_INDEX_WINDOW, p.n_slots - window_begin);
         selection = (const int32_t *)p.selection + (int64_t)g * p.group * p.top_k + rank();
         end = rank() < p.top_k ? end_ : 0;
-        const sequence s = sequence_of_query(p, (int)query_of_row(p, (uint32_t)begin));
-        uniform = sequence_of_query(p, (int)query_of_row(p, (uint32_t)end_ - 1)).index == s.index;
-        q_begin = s.q_begin;
-        n_q = s.n_q;
+        const int first = (int)query_of_row(p, (uint32_t)begin), last = (int)query_of_row(p, (uint32_t)end_ - 1);
+        const sequence s = sequence_of_query(p, first);
+        uniform = sequence_of_query(p, last).index == s.index && first >= s.q_begin && last - s.q_begin < s.n_q;
         n_ids = n_blocks(p, s);
-        pos_shift = p.causal ? s.n_k - s.n_q : 0x7fffffff - s.n_q; /* every key is visible without the mask */
         first_slot = s.first_slot - window_begin;
+        key_shift = p.causal ? s.n_k - s.n_q - s.q_begin : 0x7fffffff - p.total_q; /* every key without the mask */
     }
     static __device__ __forceinline__ int rank() { return (int)threadIdx.x % LANES; }
 
-    /** Raw pick of this lane, -1 past the list. `last` bounds the rows further. */
-    __device__ __forceinline__ int load(int row, int last) const {
-        if (row >= min(end, last)) return -1;
-        if (p.group == 1) return __ldg(selection + (int64_t)row * (p.n_q_heads * p.top_k));
-        const uint32_t t = query_of_row(p, (uint32_t)row);
-        const int h = row - (int)t * p.group;
-        return __ldg(selection + ((int64_t)t * p.n_q_heads + h) * p.top_k);
-    }
-
-    /** Slot of a pick within the window, or -1: illegal, repeated, or of another window. */
-    __device__ __forceinline__ int slot(int id, int row) const {
-        const int t = (int)query_of_row(p, (uint32_t)row);
-        int x;
-        bool ok;
-        if (uniform) {
-            const uint32_t i = (uint32_t)(t - q_begin);
-            x = first_slot + id;
-            ok = (uint32_t)id < (uint32_t)n_ids && i < (uint32_t)n_q && id * p.block_size <= (int)i + pos_shift;
+    /** Picks of N passes of a warp, `row` being this lane's first, as slots counted from the window's first; ILLEGAL
+     * ones and those of other windows are not below window_size when taken as unsigned. Only the first of equal picks
+     * counts. */
+    template <int N> __device__ __forceinline__ void load(int (&slots)[N], int row) const {
+        if (uniform && p.group == 1) {
+            const int64_t step = (int64_t)p.n_q_heads * p.top_k;
+            const int32_t *from = selection + row * step;
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                slots[i] = -1;
+                if (row + i * ROWS < end) slots[i] = __ldg(from);
+                from += ROWS * step;
+            }
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                const bool legal =
+                    (uint32_t)slots[i] < (uint32_t)n_ids && slots[i] * p.block_size <= row + i * ROWS + key_shift;
+                slots[i] = legal ? first_slot + slots[i] : ILLEGAL;
+            }
         } else {
-            const sequence s = sequence_of_query(p, t);
-            x = s.first_slot - window_begin + id;
-            ok = id >= 0 && is_legal_block(p, s, t, id);
-        }
-        const int mine = ok ? id : -1;
-        const int before = __shfl_up_sync(MOBAI_FULL_WARP, mine, 1, LANES);
-        if (!__all_sync(MOBAI_FULL_WARP, rank() == 0 || !ok || id > before)) {
-            for (int i = 1; i < LANES; i++) {
-                const int other = __shfl_up_sync(MOBAI_FULL_WARP, mine, (unsigned)i, LANES);
-                if (rank() >= i && other == id) ok = false;
+#pragma unroll 1
+            for (int i = 0; i < N; i++) {
+                const int x = row + i * ROWS;
+                int slot = ILLEGAL;
+                if (x < end) {
+                    const int t = (int)query_of_row(p, (uint32_t)x);
+                    const int id = __ldg(selection + ((int64_t)t * p.n_q_heads + x - t * p.group) * p.top_k);
+                    if (!uniform) {
+                        slot = slot_of_pick(p, id, x);
+                        if (slot != ILLEGAL) slot -= window_begin;
+                    } else if ((uint32_t)id < (uint32_t)n_ids && id * p.block_size <= t + key_shift) {
+                        slot = first_slot + id;
+                    }
+                }
+#pragma unroll
+                for (int j = 0; j < N; j++)
+                    if (j == i) slots[j] = slot;
             }
         }
-        return ok && (uint32_t)x < (uint32_t)window_size ? x : -1;
+        bool plain = true; /* ascending, then ILLEGAL: nothing is repeated */
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const int before = __shfl_up_sync(MOBAI_FULL_WARP, slots[i], 1, LANES);
+            if (rank() > 0 && slots[i] != ILLEGAL && slots[i] <= before) plain = false;
+        }
+        if (__all_sync(MOBAI_FULL_WARP, plain)) return;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const int mine = slots[i];
+#pragma unroll 1
+            for (int x = 1; x < LANES; x++) {
+                const int other = __shfl_up_sync(MOBAI_FULL_WARP, mine, (unsigned)x, LANES);
+                if (rank() >= x && other == mine) slots[i] = ILLEGAL;
+            }
+        }
     }
+    __device__ __forceinline__ bool counts(int slot) const { return (uint32_t)slot < (uint32_t)window_size; }
 };
+
+/** Shared-memory words by address: indices stay 32 bits wide. */
+static __device__ __forceinline__ uint32_t load_word(uint32_t at) {
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+static __device__ __forceinline__ uint32_t load_half(uint32_t at) {
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at) : "memory");
+    return v;
+}
+static __device__ __forceinline__ void store_word(uint32_t at, uint32_t v) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
+}
+static __device__ __forceinline__ void store_half(uint32_t at, uint32_t v) {
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"((uint16_t)v) : "memory");
+}
 
 template <int LANES> static __device__ __forceinline__ void index_count(const mobai_sm90_params &p) {
     extern __shared__ uint32_t counts[];
     const int chunk = (int)blockIdx.x, window = (int)blockIdx.y, g = p.kv_head_begin + (int)blockIdx.z;
     const int begin = chunk * p.index_chunk_rows, end = min(begin + p.index_chunk_rows, p.total_q * p.group);
     const pick_reader<LANES> picks(p, g, begin, end, window);
-    for (int i = (int)threadIdx.x; i < picks.window_size; i += (int)blockDim.x) counts[i] = 0;
+    for (int i = (int)threadIdx.x; i < picks.window_size; i += (int)blockDim.x)
+        counts[i] = 0;
     __syncthreads();
-    const int rows = (int)blockDim.x / LANES;
-    for (int base = begin; base < end; base += rows * 4) {
-        int ids[4];
+    constexpr int PASSES = 8, WARP_ROWS = PASSES * pick_reader<LANES>::ROWS;
+    for (int base = begin + ((int)threadIdx.x >> 5) * WARP_ROWS; base < end;
+         base += ((int)blockDim.x >> 5) * WARP_ROWS) {
+        int slots[PASSES];
+        picks.load(slots, base + ((int)threadIdx.x & 31) / LANES);
 #pragma unroll
-        for (int i = 0; i < 4; i++) ids[i] = picks.load(base + i * rows + (int)threadIdx.x / LANES, end);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int slot = picks.slot(ids[i], base + i * rows + (int)threadIdx.x / LANES);
-            if (slot >= 0) atomicAdd(counts + slot, 1u);
-        }
+        for (int i = 0; i < PASSES; i++)
+            if (picks.counts(slots[i])) atomicAdd(counts + slots[i], 1u);
     }
     __syncthreads();
-    uint32_t *out = (uint32_t *)p.scratch + ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots +
-                    picks.window_begin;
-    for (int i = (int)threadIdx.x; i < picks.window_size; i += (int)blockDim.x) out[i] = counts[i];
+    uint32_t *out =
+        (uint32_t *)p.scratch + ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots + picks.window_begin;
+    for (int i = (int)threadIdx.x; i < picks.window_size; i += (int)blockDim.x)
+        out[i] = counts[i];
 }
 
 extern "C" __global__ void __launch_bounds__(1024) index_scan(const __grid_constant__ mobai_sm90_params p) {
@@ -107,7 +159,8 @@ extern "C" __global__ void __launch_bounds__(1024) index_scan(const __grid_const
             for (; i + 8 <= p.n_index_chunks; i += 8) {
                 uint32_t v[8];
 #pragma unroll
-                for (int j = 0; j < 8; j++) v[j] = c[(int64_t)(i + j) * p.n_slots];
+                for (int j = 0; j < 8; j++)
+                    v[j] = c[(int64_t)(i + j) * p.n_slots];
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
                     c[(int64_t)(i + j) * p.n_slots] = sum;
@@ -128,125 +181,248 @@ extern "C" __global__ void __launch_bounds__(1024) index_scan(const __grid_const
     if (threadIdx.x == 0) offsets[p.n_slots] = carry;
 }
 
-/* Shared memory: u32 begin[window + 1], u32 shift[window + 1], u16 counts[warps][window padded to even], u16 sorted[chunk rows * top_k]. */
+/* A work-group takes a round of WARPS * PASSES passes at a time. Shared memory: u32 base[window], the position of the
+   next entry of each list; u32 shift[window], from a place in `sorted` to a position; u16 places[WARPS][window], even;
+   u32 sorted[WARPS * PASSES * 32]: slot << 16 | row of the round << RANK_BITS | rank. */
 template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index_scatter(const mobai_sm90_params &p) {
+    constexpr int WARPS = MOBAI_SM90_SCATTER_WARPS, PASSES = MOBAI_SM90_SCATTER_PASSES, ROWS = 32 / LANES,
+                  WARP_ROWS = PASSES * ROWS;
     extern __shared__ uint32_t shared[];
-    const int warps = (int)blockDim.x >> 5, warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
+    __shared__ uint32_t warp_sums[WARPS];
+    const int thread = (int)threadIdx.x, warp = thread >> 5, lane = thread & 31;
     const int chunk = (int)blockIdx.x, window = (int)blockIdx.y, g = p.kv_head_begin + (int)blockIdx.z;
     const int begin = chunk * p.index_chunk_rows, end = min(begin + p.index_chunk_rows, p.total_q * p.group);
     const pick_reader<LANES> picks(p, g, begin, end, window);
     const int n = picks.window_size, stride = (n + 1) & ~1;
-    uint32_t *list_begin = shared;
-    uint32_t *position_shift = list_begin + ((n + 2) & ~1); /* from a place in `sorted` to one in the kv head's index */
-    uint16_t *counts = (uint16_t *)(position_shift + ((n + 2) & ~1)); /* pairs are counted as words: none exceeds 16 bits */
-    uint16_t *sorted = counts + warps * stride;
-    uint16_t *mine = counts + warp * stride;
-    for (int i = (int)threadIdx.x; i < warps * stride / 2; i += (int)blockDim.x) ((uint32_t *)counts)[i] = 0;
-    __syncthreads();
-
-    constexpr int ROWS = 32 / LANES; /* rows of one pass */
-    const int warp_rows = ((p.index_chunk_rows + warps - 1) / warps + ROWS - 1) / ROWS * ROWS;
-    const int row_begin = begin + warp * warp_rows, row_end = min(row_begin + warp_rows, end);
-    for (int base = row_begin; base < row_end; base += ROWS * 4) {
-        int ids[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) ids[i] = picks.load(base + i * ROWS + lane / LANES, row_end);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int slot = picks.slot(ids[i], base + i * ROWS + lane / LANES);
-            if (slot >= 0) atomicAdd((uint32_t *)mine + (slot >> 1), 1u << ((slot & 1) * 16));
-        }
-    }
-    __syncthreads();
-
-    const uint32_t *chunk_base = (const uint32_t *)p.scratch +
+    uint32_t *base = shared;
+    uint16_t *places = (uint16_t *)(base + 2 * stride);
+    const uint32_t shift = shared_address(base + stride), mine = shared_address(places + warp * stride),
+                   sorted = shared_address(places + WARPS * stride);
+    uint32_t *map = (uint32_t *)p.places + (int64_t)g * p.total_q * p.group * p.top_k + lane % LANES;
+    uint32_t *rows = (uint32_t *)p.index_rows + g * p.index_row_stride;
+    uint16_t *ranks = (uint16_t *)p.index_ranks + g * p.index_row_stride;
+    {
+        const uint32_t *before = (const uint32_t *)p.scratch +
                                  ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots + picks.window_begin;
-    const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1) + picks.window_begin;
-    uint32_t *places = p.places ? (uint32_t *)p.places + (int64_t)g * p.total_q * p.group * p.top_k : nullptr;
-    /* counts become each warp's first place in a slot's run, list_begin the run's first place in the chunk */
-    __shared__ uint32_t warp_sums[32];
-    uint32_t carry = 0;
-    for (int base = 0; base < n; base += (int)blockDim.x) {
-        int slot = base + (int)threadIdx.x;
-        uint32_t sum = 0;
-        if (slot < n)
-            for (int w = 0; w < warps; w++) {
-                uint32_t c = counts[w * stride + slot];
-                counts[w * stride + slot] = (uint16_t)sum;
-                sum += c;
-            }
-        uint32_t inclusive = sum;
-#pragma unroll
-        for (int i = 1; i < 32; i <<= 1) {
-            uint32_t other = __shfl_up_sync(MOBAI_FULL_WARP, inclusive, (unsigned)i);
-            if (lane >= i) inclusive += other;
-        }
-        __syncthreads();
-        if (lane == 31) warp_sums[warp] = inclusive;
-        __syncthreads();
-        uint32_t before = carry;
-        for (int w = 0; w < warps; w++) {
-            if (w < warp) before += warp_sums[w];
-            carry += warp_sums[w];
-        }
-        if (slot < n) {
-            list_begin[slot] = before + inclusive - sum;
-            position_shift[slot] = (uint32_t)offsets[slot] + chunk_base[slot] - (before + inclusive - sum);
-        }
+        const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1) + picks.window_begin;
+        for (int i = thread; i < stride; i += WARPS * 32)
+            base[i] = i < n ? (uint32_t)offsets[i] + before[i] : 0;
     }
-    if (threadIdx.x == 0) list_begin[n] = carry;
-    __syncthreads();
 
-    for (int base = row_begin; base < row_end; base += ROWS * 4) {
-        int ids[4];
+    for (int round = begin; round < end; round += WARPS * WARP_ROWS) {
+        for (int i = thread; i < WARPS * stride / 2; i += WARPS * 32)
+            ((uint32_t *)places)[i] = 0;
+        const int row = round + warp * WARP_ROWS + lane / LANES;
+        int slots[PASSES]; /* and then slot | number among the warp's picks of the slot << 16, -1 for none */
+        picks.load(slots, row);
+        __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 4; i++) ids[i] = picks.load(base + i * ROWS + lane / LANES, row_end);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int row = base + i * ROWS + lane / LANES;
-            int slot = picks.slot(ids[i], row);
-            uint32_t place = slot >= 0 ? list_begin[slot] : 0;
+        for (int i = 0; i < PASSES; i++) {
+            const int turn = picks.counts(slots[i]) ? lane / LANES : ROWS;
+            const uint32_t at = mine + 2 * (uint32_t)slots[i];
+            uint32_t number = 0;
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                if (slot >= 0 && lane / LANES == r) {
-                    uint32_t n = mine[slot];
-                    mine[slot] = (uint16_t)(n + 1);
-                    place += n;
+                if (turn == r) {
+                    number = load_half(at);
+                    store_half(at, number + 1);
                 }
                 __syncwarp();
             }
-            if (slot >= 0) {
-                sorted[place] = (uint16_t)(((row - begin) << RANK_BITS) | (lane % LANES));
-                if (places) places[(int64_t)row * p.top_k + lane % LANES] = place + position_shift[slot];
+            slots[i] = turn < ROWS ? (int)((uint32_t)slots[i] | number << 16) : -1;
+        }
+        __syncthreads();
+
+        /* counts become each warp's first place of a slot, two slots a thread */
+        uint32_t total = 0;
+        for (int first = 0; first < stride; first += WARPS * 64) {
+            const int slot = first + 2 * thread;
+            uint32_t sum = 0; /* of both slots, 16 bits each: a round has fewer picks */
+            if (slot < stride)
+#pragma unroll
+                for (int w = 0; w < WARPS; w++)
+                    sum += *(uint32_t *)(places + w * stride + slot);
+            const uint32_t both = (sum & 0xffff) + (sum >> 16);
+            uint32_t inclusive = both;
+#pragma unroll
+            for (int i = 1; i < 32; i <<= 1) {
+                uint32_t other = __shfl_up_sync(MOBAI_FULL_WARP, inclusive, (unsigned)i);
+                if (lane >= i) inclusive += other;
+            }
+            __syncthreads();
+            if (lane == 31) warp_sums[warp] = inclusive;
+            __syncthreads();
+            uint32_t place = total + inclusive - both;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) {
+                if (w < warp) place += warp_sums[w];
+                total += warp_sums[w];
+            }
+            if (slot < stride) {
+                uint2 at = *(uint2 *)(base + slot);
+                const uint32_t next = place + (sum & 0xffff);
+                *(uint2 *)(base + stride + slot) = make_uint2(at.x - place, at.y - next);
+                *(uint2 *)(base + slot) = make_uint2(at.x + (sum & 0xffff), at.y + (sum >> 16));
+                uint32_t running = place | next << 16;
+#pragma unroll
+                for (int w = 0; w < WARPS; w++) {
+                    uint32_t *pair = (uint32_t *)(places + w * stride + slot);
+                    const uint32_t count = *pair;
+                    *pair = running;
+                    running += count;
+                }
             }
         }
-    }
-    __syncthreads();
+        __syncthreads();
 
-    uint32_t *rows = (uint32_t *)p.index_rows + g * p.index_row_stride;
-    uint16_t *ranks = (uint16_t *)p.index_ranks + g * p.index_row_stride;
-    const int part = lane >> 3, part_lane = lane & 7;
-    for (int slot = warp * 4 + part; slot < n; slot += warps * 4) {
-        uint32_t from = list_begin[slot], count = list_begin[slot + 1] - from;
-        if (count == 0) continue;
-        const int64_t to = (int64_t)(uint32_t)(from + position_shift[slot]);
-        for (uint32_t i = (uint32_t)part_lane; i < count; i += 8) {
-            uint32_t e = sorted[from + i];
-            rows[to + i] = (uint32_t)begin + (e >> RANK_BITS);
-            ranks[to + i] = (uint16_t)(e & ((1u << RANK_BITS) - 1));
+        const uint32_t code = (uint32_t)((row - round) << RANK_BITS | lane % LANES);
+        uint32_t *pick = map + (int64_t)row * p.top_k;
+#pragma unroll
+        for (int i = 0; i < PASSES; i++) {
+            if (slots[i] >= 0) {
+                const uint32_t slot = (uint32_t)slots[i] & 0xffff;
+                const uint32_t place = load_half(mine + 2 * slot) + ((uint32_t)slots[i] >> 16);
+                store_word(sorted + 4 * place, slot << 16 | (code + (uint32_t)(i * ROWS << RANK_BITS)));
+                if (p.places) *pick = place + load_word(shift + 4 * slot);
+            }
+            pick += ROWS * p.top_k;
         }
+        __syncthreads();
+        for (uint32_t i = (uint32_t)thread; i < total; i += WARPS * 32) {
+            const uint32_t e = load_word(sorted + 4 * i), to = i + load_word(shift + 4 * (e >> 16));
+            rows[to] = (uint32_t)round + ((e & 0xffff) >> RANK_BITS);
+            ranks[to] = (uint16_t)(e & ((1u << RANK_BITS) - 1));
+        }
+        __syncthreads();
     }
 }
 
 #define INDEX(LANES, RANK_BITS)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(512) index_count_k##LANES(                                            \
-        const __grid_constant__ mobai_sm90_params p) {                                                                 \
+    extern "C" __global__ void __launch_bounds__(512)                                                                  \
+        index_count_k##LANES(const __grid_constant__ mobai_sm90_params p) {                                            \
         index_count<LANES>(p);                                                                                         \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(1024) index_scatter_k##LANES(                                          \
-        const __grid_constant__ mobai_sm90_params p) {                                                                 \
+    extern "C" __global__ void __launch_bounds__(MOBAI_SM90_SCATTER_WARPS * 32, 2)                                     \
+        index_scatter_k##LANES(const __grid_constant__ mobai_sm90_params p) {                                          \
         index_scatter<LANES, RANK_BITS>(p);                                                                            \
     }
 INDEX(8, 3)
 INDEX(16, 4)
 INDEX(32, 5)
+
+/* --------------------------------------------------------------------------------------------- work items -- */
+
+/** Number of entries of an ascending list below `bound`. */
+static __device__ __forceinline__ int64_t lower_bound(const uint32_t *rows, int64_t n, int64_t bound) {
+    int64_t low = 0;
+    while (n > 0) {
+        int64_t half = n >> 1;
+        if ((int64_t)__ldg(rows + low + half) < bound) {
+            low += half + 1;
+            n -= half + 1;
+        } else {
+            n = half;
+        }
+    }
+    return low;
+}
+
+/** The list of every slot within the slice. */
+extern "C" __global__ void __launch_bounds__(128) index_cut(const __grid_constant__ mobai_sm90_params p) {
+    const int slot = (int)(blockIdx.x * 128 + threadIdx.x), g = p.kv_head_begin + (int)blockIdx.y;
+    if (slot >= p.n_slots) return;
+    const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1) + slot;
+    mobai_sm90_list list = {offsets[0], (uint32_t)(offsets[1] - offsets[0]), 0};
+    if (list.n_rows > 0 && !p.has_all_rows) {
+        const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride + list.first;
+        const int64_t begin = lower_bound(rows, list.n_rows, (int64_t)p.query_begin * p.group);
+        list.n_rows = (uint32_t)(lower_bound(rows, list.n_rows, (int64_t)p.query_end * p.group) - begin);
+        list.first += begin;
+    }
+    ((mobai_sm90_list *)p.item_lists)[(int64_t)blockIdx.y * p.n_slots + slot] = list;
+}
+
+/** How a slot's list is cut: `n_pieces` pieces of `per` row tiles, the last one shorter. */
+struct cut_list {
+    int64_t first, n;
+    uint32_t per, n_pieces;
+};
+
+static __device__ __forceinline__ cut_list cut_slot(const mobai_sm90_list &list) {
+    cut_list c = {list.first, list.n_rows, 0, 0};
+    const uint32_t tiles = (list.n_rows + 63) >> 6;
+    const uint32_t most = (tiles + MOBAI_SM90_ITEM_TILES - 1) / MOBAI_SM90_ITEM_TILES;
+    c.per = most ? (tiles + most - 1) / most : 0;
+    c.n_pieces = c.per ? (tiles + c.per - 1) / c.per : 0;
+    return c;
+}
+
+/* Pieces are ordered by the query rows they begin with, in steps whose Q stays in the L2 cache, then long ones first.
+   Places within a bucket are taken as they come: the order of work changes no result. */
+extern "C" __global__ void __launch_bounds__(1024, 1) index_items(const __grid_constant__ mobai_sm90_params p) {
+    constexpr int BUCKETS = 2 * MOBAI_SM90_ITEM_STEPS;
+    __shared__ int place[BUCKETS];
+    const int g = p.kv_head_begin + (int)blockIdx.x;
+    const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride;
+    mobai_sm90_item *items = (mobai_sm90_item *)p.items + (int64_t)blockIdx.x * p.n_item_capacity;
+    mobai_sm90_list *lists = (mobai_sm90_list *)p.item_lists + (int64_t)blockIdx.x * p.n_slots;
+    mobai_sm90_item_count *count = (mobai_sm90_item_count *)p.item_counts + blockIdx.x;
+    if (threadIdx.x < BUCKETS) place[threadIdx.x] = 0;
+    __syncthreads();
+    auto bucket = [&](const cut_list &c, uint32_t i) {
+        const int64_t from = (int64_t)i * c.per * 64;
+        const int step = p.item_step_rows ? (int)(__ldg(rows + c.first + from) / p.item_step_rows) : 0;
+        return 2 * min(step, MOBAI_SM90_ITEM_STEPS - 1) + (c.n - from > MOBAI_SM90_ITEM_TILES / 2 * 64 ? 0 : 1);
+    };
+
+    for (int slot = (int)threadIdx.x; slot < p.n_slots; slot += (int)blockDim.x) {
+        const cut_list c = cut_slot(lists[slot]);
+        for (uint32_t i = 0; i < c.n_pieces; i++)
+            atomicAdd(place + bucket(c, i), 1);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int sum = 0;
+        for (int i = 0; i < BUCKETS; i++) {
+            int n = place[i];
+            place[i] = sum;
+            sum += n;
+        }
+        *count = {0, sum};
+    }
+    uint32_t n_partials = 0;
+    for (int base = 0; base < p.n_slots; base += (int)blockDim.x) {
+        const int slot = base + (int)threadIdx.x;
+        cut_list c = {0, 0, 0, 0};
+        if (slot < p.n_slots) c = cut_slot(lists[slot]);
+        uint32_t total;
+        const uint32_t first_partial = n_partials + scan_1024((uint32_t)c.n, &total);
+        n_partials += total;
+        if (slot < p.n_slots) lists[slot].first_partial = first_partial;
+        if (c.n_pieces == 0) continue;
+        const sequence s = sequence_of_slot(p, slot);
+        const int key = (slot - s.first_slot) * p.block_size;
+        mobai_sm90_item item;
+        item.key_row = s.k_begin + key;
+        item.n_keys = min(p.block_size, s.n_k - key);
+        item.sequence = s.index;
+        item.pos_shift = s.n_k - s.n_q - s.q_begin - key;
+        int64_t masked = 0;
+        if (item.n_keys < p.block_size) {
+            masked = c.n;
+        } else if (p.causal) {
+            /* only rows of the block's own queries, at most block_size * group of them */
+            const int64_t own = min(c.n, (int64_t)p.block_size * p.group);
+            masked = lower_bound(rows + c.first, own, ((int64_t)p.block_size - 1 - item.pos_shift) * p.group);
+        }
+        for (uint32_t i = 0; i < c.n_pieces; i++) {
+            const int64_t from = (int64_t)i * c.per * 64;
+            const int64_t n_rows = min(c.n - from, (int64_t)c.per * 64);
+            item.first = c.first + from;
+            item.first_partial = first_partial + (uint32_t)from;
+            item.n_rows = (uint16_t)n_rows;
+            item.n_masked = (uint16_t)max((int64_t)0, min(masked - from, n_rows));
+            items[atomicAdd(place + bucket(c, i), 1)] = item;
+        }
+    }
+}

@@ -25,10 +25,15 @@ typedef struct mobai_sm90_params {
     uint64_t partials, partial_ml;
     uint64_t scratch;
     uint64_t places; /* uint32 [kv head][row][top_k]: each pick's position in its kv head's index; 0: none */
+    /* attend's pieces of work, of the slice's kv heads */
+    uint64_t item_counts; /* mobai_sm90_item_count [kv head] */
+    uint64_t items;       /* mobai_sm90_item [kv head][n_item_capacity] */
+    uint64_t item_lists;  /* mobai_sm90_list [kv head][n_slots] */
     int64_t index_row_stride;
     int32_t batch, total_q, total_k, seqlen_q, seqlen_k, n_slots;
     int32_t n_q_heads, group, block_size, top_k, n_sink, n_local, causal;
     int32_t kv_head_begin, n_slice_kv_heads;
+    int32_t has_all_rows; /* the slice has every query row */
     int32_t query_begin, query_end;
     int32_t index_chunk_rows, n_index_chunks;
     int32_t n_item_capacity; /* attend items of one kv head */
@@ -41,20 +46,19 @@ typedef struct mobai_sm90_params {
     uint64_t delta;
     uint64_t dkprime; /* float32, takes the place of dk; 0: none */
     int32_t n_kv_heads, head_dim;
-    int32_t n_key_tiles;  /* of a block: each writes a partial of dQ for every pick */
-    int32_t row_tile;     /* gathered rows of a tile */
-    int32_t n_workers;    /* work-groups that share the slice */
-    int32_t n_part_capacity;
+    int32_t n_key_tiles; /* of a block: each writes a partial of dQ for every pick */
+    int32_t row_tile;    /* gathered rows of a tile */
+    int32_t n_workers;   /* work-groups that share the slice */
     uint64_t parts; /* float32 [part][2][keys][head_dim]: dK and dV of the pieces of cut lists */
     float softmax_scale;
 } mobai_sm90_params;
 
-/** One piece of a key block's list, made by the items kernel for attend. */
+/** One piece of a key block's list, made by index_items for attend. */
 typedef struct mobai_sm90_item {
     int64_t first;          /* position of its first row in the kv head's index */
     uint16_t n_rows;        /* at most MOBAI_SM90_ITEM_TILES * 64 */
     uint16_t n_masked;      /* leading rows that do not see every key of a full block */
-    uint32_t first_partial; /* place of its first row's partial in the slice */
+    uint32_t first_partial; /* place of its first row's partial among its kv head's in the slice */
     int32_t key_row;        /* storage row of the block's first key */
     int32_t n_keys;         /* real keys of the block */
     int32_t pos_shift;      /* query row t sees the block's keys 0 .. t + pos_shift */
@@ -65,7 +69,9 @@ typedef struct mobai_sm90_item {
 #define MOBAI_SM90_ITEM_STEPS 32
 #define MOBAI_SM90_MAX_KV_HEADS 512
 #define MOBAI_SM90_INDEX_WINDOW 4096    /* slots one index work-group counts */
-#define MOBAI_SM90_INDEX_PICKS 65536    /* picks a scatter work-group sorts in shared memory */
+#define MOBAI_SM90_INDEX_PICKS 65536    /* picks of an index work-group at most */
+#define MOBAI_SM90_SCATTER_WARPS 16     /* of a scatter work-group */
+#define MOBAI_SM90_SCATTER_PASSES 16    /* picks of a lane in a round: they stay in registers */
 #define MOBAI_SM90_INDEX_MIN_GROUPS 264 /* work-groups below which index chunks are made smaller */
 
 /** Where a slot's list lies within the slice. */
@@ -74,9 +80,10 @@ typedef struct mobai_sm90_list {
     uint32_t n_rows, first_partial;
 } mobai_sm90_list;
 
-/** Attend scratch: counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity], lists [kv
- * heads][n_slots]. */
-#define MOBAI_SM90_ITEMS_OFFSET (16 + 4 * MOBAI_SM90_MAX_KV_HEADS)
+/** Pieces of one kv head, and how many of the slice that begins with it attend has taken. */
+typedef struct mobai_sm90_item_count {
+    int32_t n_taken, n_items;
+} mobai_sm90_item_count;
 
 /** One piece of the list of one key tile of a block, made by attend_bwd_items. */
 typedef struct mobai_sm90_bwd_item {
@@ -98,7 +105,8 @@ typedef struct mobai_sm90_bwd_list {
     int32_t first_part, n_pieces;
 } mobai_sm90_bwd_list;
 
-/** Lists are cut into pieces of about total / (SHARES * work-groups) row tiles; those up to 1.5 times as long stay whole. */
+/** Lists are cut into pieces of about total / (SHARES * work-groups) row tiles; those up to 1.5 times as long stay
+ * whole. */
 #define MOBAI_SM90_BWD_SHARES 2.5f
 #define MOBAI_SM90_BWD_MIN_TILES 8
 #define MOBAI_SM90_BWD_CLASSES 3 /* of pieces by length, long ones first */
