@@ -22,6 +22,9 @@ typedef enum cuda_module_id {
     CUDA_MODULE_COUNT
 } cuda_module_id;
 
+/** Kernels of the index module; after COUNT, count and scatter for up to 8, 16 and 32 picks. */
+enum { CUDA_INDEX_SCAN, CUDA_INDEX_CUT, CUDA_INDEX_ITEMS, CUDA_INDEX_COUNT };
+
 /** Most kernels of one module. */
 #define CUDA_MAX_KERNELS 28
 
@@ -115,14 +118,18 @@ static inline bool cuda_is_native(const mobai_variant *variant) { return variant
 moba_status cuda_simt_module(mobai_device *device, const char *kernel, void **module);
 void cuda_simt_unload(mobai_device *device);
 
-/** Scratch of the index for runs up to these bounds, and of attend for a slice. */
+/** Scratch of the index for runs up to these bounds. */
 size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);
-size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k);
+/** Attend's pieces of work for kv heads of n_rows gathered rows each. */
+size_t cuda_item_bytes(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);
+/** The index's map of where each pick went. */
+size_t cuda_map_bytes(int64_t n_q_heads, int64_t total_q, int32_t top_k);
 size_t cuda_attend_bwd_scratch(const mobai_shape *shape);
 /** Key tiles of a block in the backward: each writes a partial of dQ for every pick. */
 int32_t cuda_key_tiles(int32_t block_size);
 
-/** mobai_backend.kept_bytes: the index's map of where each pick went, for attend and combine. */
+/** mobai_backend.kept_bytes: what the index leaves for attend and combine: its map of picks, then attend's items of all
+ *  kv heads. */
 size_t cuda_kept_bytes(const mobai_variant *variant, const mobai_shape *shape);
 
 extern const mobai_variant cuda_variants[CUDA_N_VARIANTS];

@@ -50,8 +50,8 @@ mobai_sm90_params cuda_params_of(const mobai_stage_args *a) {
     p.partials = address(a->partials);
     p.partial_ml = address(a->partial_ml);
     p.scratch = address(a->scratch);
-    /* the index's map serves slices that have every query row */
-    p.places = a->query_begin == 0 && a->query_end == a->total_q ? address(a->kept) : 0;
+    p.places = address(a->kept);
+    p.has_all_rows = a->query_begin == 0 && a->query_end == a->total_q;
     p.index_row_stride = a->index_row_stride;
     p.batch = (int32_t)a->batch;
     p.total_q = (int32_t)a->total_q;
@@ -125,13 +125,16 @@ moba_status cuda_launch_gate(mobai_device *device, cu_stream stream, const cuda_
 
 /* ------------------------------------------------------------------------------------------------- index -- */
 
-/** Lanes that read one row's picks, and so the rows whose picks fit a scatter work-group. */
+#define SCATTER_PICKS (MOBAI_SM90_SCATTER_WARPS * MOBAI_SM90_SCATTER_PASSES * 32) /* of a round */
+
+/** Lanes that read one row's picks, and so the rows of a round of scatter. */
 static int32_t index_lanes(int32_t top_k) { return top_k <= 8 ? 8 : top_k <= 16 ? 16 : 32; }
 
 static int64_t index_chunk_rows(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k) {
     const int64_t windows = mobai_max64(1, mobai_ceil_div(n_slots, MOBAI_SM90_INDEX_WINDOW));
+    const int64_t round = SCATTER_PICKS / index_lanes(top_k);
     int64_t rows = MOBAI_SM90_INDEX_PICKS / index_lanes(top_k);
-    while (rows > 512 && n_kv_heads * windows * mobai_ceil_div(n_rows, rows) < MOBAI_SM90_INDEX_MIN_GROUPS)
+    while (rows > round / 2 && n_kv_heads * windows * mobai_ceil_div(n_rows, rows) < MOBAI_SM90_INDEX_MIN_GROUPS)
         rows /= 2;
     return rows;
 }
@@ -145,6 +148,66 @@ size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, i
     return (size_t)chunks * (size_t)n_slots * sizeof(uint32_t);
 }
 
+/* ------------------------------------------------------------------------------------------------- items -- */
+
+#define ITEM_STEP_BYTES (24 << 20)
+
+static int64_t item_capacity(int64_t n_rows, int64_t n_slots, int32_t top_k) {
+    return n_slots + n_rows * top_k / (64 * MOBAI_SM90_ITEM_TILES) + 1;
+}
+
+static size_t aligned(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
+
+size_t cuda_item_bytes(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k) {
+    return aligned((size_t)n_kv_heads * sizeof(mobai_sm90_item_count)) +
+           (size_t)n_kv_heads * ((size_t)item_capacity(n_rows, n_slots, top_k) * sizeof(mobai_sm90_item) +
+                                 (size_t)n_slots * sizeof(mobai_sm90_list));
+}
+
+/** Places the items of `n_kv_heads` kv heads, with `n_rows` rows each, at `base`; the slice begins with head `first`.
+ */
+static void place_items(mobai_sm90_params *p, int head_dim, uint64_t base, int64_t n_kv_heads, int64_t n_rows,
+                        int64_t first) {
+    const int64_t capacity = item_capacity(n_rows, p->n_slots, p->top_k);
+    p->n_item_capacity = (int32_t)capacity;
+    p->item_counts = base + (uint64_t)first * sizeof(mobai_sm90_item_count);
+    base += aligned((size_t)n_kv_heads * sizeof(mobai_sm90_item_count));
+    p->items = base + (uint64_t)(first * capacity) * sizeof(mobai_sm90_item);
+    base += (uint64_t)(n_kv_heads * capacity) * sizeof(mobai_sm90_item);
+    p->item_lists = base + (uint64_t)(first * p->n_slots) * sizeof(mobai_sm90_list);
+    /* Q of one step stays in half of the L2 cache, beside the partials that pass through it */
+    const int64_t total_rows = (int64_t)p->total_q * p->group;
+    const int64_t steps =
+        mobai_min64(mobai_ceil_div(total_rows * 2 * head_dim, ITEM_STEP_BYTES), MOBAI_SM90_ITEM_STEPS);
+    p->item_step_rows = steps > 1 ? (uint32_t)mobai_ceil_div(total_rows, steps) : 0;
+}
+
+size_t cuda_map_bytes(int64_t n_q_heads, int64_t total_q, int32_t top_k) {
+    return aligned((size_t)total_q * (size_t)n_q_heads * (size_t)top_k * sizeof(uint32_t));
+}
+
+/** Places the items of the slice: behind the map of picks, for all kv heads where the index cut the lists; in the
+ * scratch where no index left a map. */
+static void place_slice_items(mobai_sm90_params *p, const mobai_stage_args *a) {
+    const int64_t rows = (a->query_end - a->query_begin) * a->group;
+    if (!p->places) {
+        place_items(p, a->head_dim, p->scratch, p->n_slice_kv_heads, rows, 0);
+        return;
+    }
+    const uint64_t base = p->places + cuda_map_bytes(a->n_q_heads, a->total_q, a->top_k);
+    if (p->has_all_rows)
+        place_items(p, a->head_dim, base, a->n_kv_heads, rows, a->kv_head_begin);
+    else
+        place_items(p, a->head_dim, base, p->n_slice_kv_heads, rows, 0);
+}
+
+static moba_status launch_items(mobai_device *device, cu_stream stream, mobai_sm90_params *p) {
+    cuda_grid cut = {((unsigned)p->n_slots + 127) / 128, (unsigned)p->n_slice_kv_heads, 1, 128, 0};
+    cuda_grid items = {(unsigned)p->n_slice_kv_heads, 1, 1, 1024, 0};
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, CUDA_INDEX_CUT, cut, p));
+    return cuda_run(device, stream, CUDA_MODULE_INDEX, CUDA_INDEX_ITEMS, items, p);
+}
+
 moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda_code *code,
                               const mobai_stage_args *a) {
     (void)code;
@@ -155,32 +218,22 @@ moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda
     p.n_index_chunks = (int32_t)mobai_ceil_div(rows, p.index_chunk_rows);
     const unsigned windows = (unsigned)mobai_max64(1, mobai_ceil_div(p.n_slots, MOBAI_SM90_INDEX_WINDOW));
     const unsigned window = (unsigned)mobai_min64(p.n_slots, MOBAI_SM90_INDEX_WINDOW);
-    const unsigned warps = window <= 1280 ? 32 : window <= 2048 ? 16 : 8;
-    const int first = p.top_k <= 8 ? 1 : p.top_k <= 16 ? 3 : 5;
-    const unsigned picks = (unsigned)(p.index_chunk_rows * p.top_k);
-    cuda_grid count = {(unsigned)p.n_index_chunks, windows, (unsigned)p.n_slice_kv_heads, 512, window * 4};
+    const int first = CUDA_INDEX_COUNT + (p.top_k <= 8 ? 0 : p.top_k <= 16 ? 2 : 4);
+    const unsigned threads = MOBAI_SM90_SCATTER_WARPS * 32;
+    cuda_grid count = {(unsigned)p.n_index_chunks, windows, (unsigned)p.n_slice_kv_heads, threads, window * 4};
     cuda_grid scan = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
     cuda_grid scatter = count;
-    scatter.threads = warps * 32;
-    scatter.shared = 2 * ((window + 2) & ~1u) * 4 + warps * ((window + 1) & ~1u) * 2 + picks * 2;
-    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, first, count, &p));
-    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, 0, scan, &p));
-    return cuda_run(device, stream, CUDA_MODULE_INDEX, first + 1, scatter, &p);
+    scatter.shared = ((window + 1) & ~1u) * (8 + 2 * MOBAI_SM90_SCATTER_WARPS) + SCATTER_PICKS * 4;
+    if (rows > 0) MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, first, count, &p));
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, CUDA_INDEX_SCAN, scan, &p));
+    if (rows == 0) return MOBA_OK;
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, first + 1, scatter, &p));
+    if (!p.places) return MOBA_OK;
+    place_slice_items(&p, a);
+    return launch_items(device, stream, &p);
 }
 
 /* ---------------------------------------------------------------------------------------- attend, combine -- */
-
-#define ITEM_STEP_BYTES (24 << 20)
-
-static int64_t item_capacity(int64_t n_rows, int64_t n_slots, int32_t top_k) {
-    return n_slots + n_rows * top_k / (64 * MOBAI_SM90_ITEM_TILES) + 1;
-}
-
-size_t cuda_attend_scratch(int64_t n_slice_kv_heads, int64_t n_slice_rows, int64_t n_slots, int32_t top_k) {
-    return MOBAI_SM90_ITEMS_OFFSET +
-           (size_t)n_slice_kv_heads * ((size_t)item_capacity(n_slice_rows, n_slots, top_k) * sizeof(mobai_sm90_item) +
-                                       (size_t)n_slots * sizeof(mobai_sm90_list));
-}
 
 moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cuda_code *code,
                                const mobai_stage_args *a) {
@@ -190,27 +243,19 @@ moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cud
         return mobai_fail(MOBA_ERROR_UNSUPPORTED,
                           "q has strides of %lld and %lld elements; this kernel takes at most %d",
                           (long long)p.q.token_stride, (long long)p.q.head_stride, INT32_MAX);
-    const int64_t rows = (int64_t)(p.query_end - p.query_begin) * p.group;
-    const int64_t capacity = item_capacity(rows, p.n_slots, p.top_k);
-    p.n_item_capacity = (int32_t)capacity;
-    /* Q of one step stays in half of the L2 cache, beside the partials that pass through it */
-    const int64_t total_rows = (int64_t)p.total_q * p.group;
-    const int64_t steps =
-        mobai_min64(mobai_ceil_div(total_rows * 2 * code->head_dim, ITEM_STEP_BYTES), MOBAI_SM90_ITEM_STEPS);
-    p.item_step_rows = steps > 1 ? (uint32_t)mobai_ceil_div(total_rows, steps) : 0;
-    cuda_grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
-    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND, 0, items, &p));
+    place_slice_items(&p, a);
+    if (!p.places || !p.has_all_rows) MOBAI_TRY(launch_items(device, stream, &p));
     if (!p.places) {
         cuda_grid places = {(unsigned)p.n_slots, (unsigned)p.n_slice_kv_heads, 1, 128, 0};
-        MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND, 1, places, &p));
+        MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND, 0, places, &p));
     }
-    const bool aligned = cuda_is_aligned(&p.q) && cuda_is_aligned(&p.k) && cuda_is_aligned(&p.v);
+    const bool vectors = cuda_is_aligned(&p.q) && cuda_is_aligned(&p.k) && cuda_is_aligned(&p.v);
     const int method = p.block_size == 64 ? 0 : p.block_size == 128 ? 1 : 2;
-    const int kernel = 2 + method * 8 + cuda_kernel_place(code, aligned);
-    const int per_multiprocessor = method < 2 && aligned ? 2 : 1;
-    cuda_grid g = {
-        (unsigned)mobai_min64(capacity * p.n_slice_kv_heads, (int64_t)device->n_multiprocessors * per_multiprocessor),
-        1, 1, 256, cuda_shared_of(CUDA_MODULE_ATTEND, kernel)};
+    const int kernel = 1 + method * 8 + cuda_kernel_place(code, vectors);
+    const int per_multiprocessor = method < 2 && vectors ? 2 : 1;
+    cuda_grid g = {(unsigned)mobai_min64((int64_t)p.n_item_capacity * p.n_slice_kv_heads,
+                                         (int64_t)device->n_multiprocessors * per_multiprocessor),
+                   1, 1, 256, cuda_shared_of(CUDA_MODULE_ATTEND, kernel)};
     return cuda_run(device, stream, CUDA_MODULE_ATTEND, kernel, g, &p);
 }
 
@@ -219,6 +264,7 @@ moba_status cuda_launch_combine(mobai_device *device, cu_stream stream, const cu
     mobai_sm90_params p = cuda_params_of(a);
     const int64_t rows = (int64_t)(p.query_end - p.query_begin) * p.group;
     if (p.n_slice_kv_heads == 0 || rows == 0) return MOBA_OK;
+    if (p.places) place_slice_items(&p, a);
     const int64_t rows_per_group = 256 / (code->head_dim / 8);
     cuda_grid g = {(unsigned)mobai_ceil_div(rows, rows_per_group), (unsigned)p.n_slice_kv_heads, 1, 256, 0};
     return cuda_run(device, stream, CUDA_MODULE_COMBINE, cuda_kernel_place(code, cuda_is_aligned(&p.o)), g, &p);

@@ -12,15 +12,17 @@ extern const unsigned char mobai_cuda_sm90_centroid[], mobai_cuda_sm90_gate[], m
     mobai_cuda_sm90_dq_sum[];
 
 /* Shared memory as laid out in kernels/sm90: gate_layout, attend_layout and bwd_layout. */
-#define LIST_BYTES(sublist) (64 * (4 * (sublist)*8 + 32))
-#define GATE_BYTES(d, consumers, sub)                                                                                  \
-    (2 * 128 * (d)*2 + (consumers) * (64 * (d)*2 + 16 * 128 * 8 + LIST_BYTES(sub)) + 1024)
+/* pieces of centroids; of each consumer: Q, scores, lists of `capacity` entries */
+#define GATE_BYTES(d, consumers, capacity)                                                                             \
+    (3 * 64 * (d)*2 + (consumers) * (64 * (d)*2 + 64 * 128 * 4 + 4 * 256 * (capacity)) + 1024)
 #define ATTEND_BYTES(d, keys) (2 * (keys) * (d)*2 + 2 * 64 * (d)*2 + 1024)
 #define ATTEND_BWD_BYTES(d, keys)                                                                                      \
     (2 * (keys) * (d)*2 + ((keys) == 128 ? 3 : 4) * 32768 + 2 * (keys) * (8192 / (d)) * 2 +                            \
      ((keys) == 64 ? 256 * (d) : 0) + 1024)
 #define INDEX_COUNT_BYTES (MOBAI_SM90_INDEX_WINDOW * 4)
-#define INDEX_SCATTER_BYTES (225 * 1024)
+#define INDEX_SCATTER_BYTES                                                                                            \
+    (MOBAI_SM90_INDEX_WINDOW * (8 + 2 * MOBAI_SM90_SCATTER_WARPS) +                                                    \
+     MOBAI_SM90_SCATTER_WARPS * MOBAI_SM90_SCATTER_PASSES * 32 * 4)
 
 #define BY_ELEMENT_AND_DIM(stage, suffix, bytes64, bytes128)                                                           \
     {stage "_f16_d64" suffix, bytes64}, {stage "_f16_d64" suffix "_strided", bytes64},                                 \
@@ -36,13 +38,15 @@ const cuda_module cuda_modules[CUDA_MODULE_COUNT] = {
                               {BY_ELEMENT_AND_DIM("centroid", "", 0, 0), {NULL, 0}}},
     [CUDA_MODULE_GATE] = {"gate",
                           mobai_cuda_sm90_gate,
-                          {BY_ELEMENT_AND_DIM("gate", "_k8", GATE_BYTES(64, 3, 8), GATE_BYTES(128, 3, 8)),
-                           BY_ELEMENT_AND_DIM("gate", "_k16", GATE_BYTES(64, 2, 16), GATE_BYTES(128, 2, 16)),
-                           BY_ELEMENT_AND_DIM("gate", "_k32", GATE_BYTES(64, 2, 16), GATE_BYTES(128, 2, 16)),
+                          {BY_ELEMENT_AND_DIM("gate", "_k8", GATE_BYTES(64, 3, 11), GATE_BYTES(128, 3, 11)),
+                           BY_ELEMENT_AND_DIM("gate", "_k16", GATE_BYTES(64, 2, 32), GATE_BYTES(128, 2, 32)),
+                           BY_ELEMENT_AND_DIM("gate", "_k32", GATE_BYTES(64, 2, 40), GATE_BYTES(128, 2, 40)),
                            {NULL, 0}}},
     [CUDA_MODULE_INDEX] = {"index",
                            mobai_cuda_sm90_index,
                            {{"index_scan", 0},
+                            {"index_cut", 0},
+                            {"index_items", 0},
                             {"index_count_k8", INDEX_COUNT_BYTES},
                             {"index_scatter_k8", INDEX_SCATTER_BYTES},
                             {"index_count_k16", INDEX_COUNT_BYTES},
@@ -52,8 +56,7 @@ const cuda_module cuda_modules[CUDA_MODULE_COUNT] = {
                             {NULL, 0}}},
     [CUDA_MODULE_ATTEND] = {"attend",
                             mobai_cuda_sm90_attend,
-                            {{"attend_items", 0},
-                             {"attend_places", 0},
+                            {{"attend_places", 0},
                              BY_ELEMENT_AND_DIM("attend", "_n64", ATTEND_BYTES(64, 64), ATTEND_BYTES(128, 64)),
                              BY_ELEMENT_AND_DIM("attend", "_n128", ATTEND_BYTES(64, 128), ATTEND_BYTES(128, 128)),
                              BY_ELEMENT_AND_DIM("attend", "_stream", ATTEND_BYTES(64, 128), ATTEND_BYTES(128, 128)),
@@ -103,6 +106,9 @@ static moba_status load(mobai_device *device, cuda_module_id id) {
 moba_status cuda_load(mobai_device *device, cuda_module_id id) {
     pthread_mutex_lock(&device->base.lock);
     moba_status status = device->modules[id] ? MOBA_OK : load(device, id);
+    /* attend cuts lists with the index's kernels where the index has not */
+    if (status == MOBA_OK && id == CUDA_MODULE_ATTEND && !device->modules[CUDA_MODULE_INDEX])
+        status = load(device, CUDA_MODULE_INDEX);
     pthread_mutex_unlock(&device->base.lock);
     return status;
 }

@@ -93,8 +93,8 @@ static size_t index_scratch(const mobai_shape *s) {
 }
 static size_t attend_scratch(const mobai_shape *s) {
     const moba_problem *p = s->problem;
-    return cuda_attend_scratch(s->n_slice_kv_heads, s->n_slice_queries * (p->n_q_heads / p->n_kv_heads), s->n_slots,
-                               p->top_k);
+    return cuda_item_bytes(s->n_slice_kv_heads, s->n_slice_queries * (p->n_q_heads / p->n_kv_heads), s->n_slots,
+                           p->top_k);
 }
 static size_t partial_bytes(const mobai_shape *s) { return (size_t)s->problem->head_dim * 2; }
 /** Of dQ: one for each key tile of the picked block. */
@@ -153,9 +153,9 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
 #include "simt_rows.inc"
 };
 
-/** Where each pick went, for attend and combine. */
 size_t cuda_kept_bytes(const mobai_variant *variant, const mobai_shape *s) {
+    const moba_problem *p = s->problem;
     if (variant->code != &index_any) return 0;
-    return (size_t)s->problem->max_total_q * (size_t)s->problem->n_q_heads * (size_t)s->problem->top_k *
-           sizeof(uint32_t);
+    return cuda_map_bytes(p->n_q_heads, p->max_total_q, p->top_k) +
+           cuda_item_bytes(p->n_kv_heads, p->max_total_q * (p->n_q_heads / p->n_kv_heads), s->n_slots, p->top_k);
 }

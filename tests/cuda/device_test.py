@@ -5,6 +5,7 @@ Usage: MOBA_LIBRARY=build/lib/libmoba.so python3 tests/cuda/device_test.py [NAME
 """
 import ctypes
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -239,29 +240,166 @@ def host_time():
         return "%.1f us" % times[moba.WORKSPACE_UNLIMITED]
 
 
+def call(q, k, v, changes=()):
+    """Plan, arguments and what keeps their memory, for a forward of [batch, tokens, heads, head_dim]; `changes` has
+    (tensor name, other address)."""
+    plan = mt.plan_for(q, k, 128, 4, inference=True)
+    o, work = torch.empty_like(q), torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=DEVICE)
+    none = moba.Buffer(0, 0)
+    tensors = {name: mt._tensor(x, "bshd") for name, x in (("q", q), ("k", k), ("v", v), ("o", o))}
+    for name, address in changes:
+        tensors[name].buffer = moba.Buffer(address, 0)
+    batch, rows = q.shape[0], q.shape[0] * q.shape[1]
+    args = moba.ForwardArgs(inputs=moba.Inputs(tensors["q"], tensors["k"], tensors["v"], none, none, none, batch, rows, rows),
+                            o=tensors["o"], workspace=mt._buffer(work), workspace_bytes=plan.workspace_bytes)
+    return plan, args, (o, work)
+
+
+def refused(run, status, *words):
+    """None when `run` fails with `status` and a sentence that has all of `words`; what is wrong otherwise."""
+    try:
+        run()
+    except moba.Error as e:
+        missing = [w for w in words if w not in str(e)]
+        if e.status == status and not missing:
+            return None
+        return "status %d: %s" % (e.status, e)
+    return "was not refused"
+
+
+class Driver:
+    """Objects of the CUDA driver that PyTorch does not hand out."""
+
+    def __init__(self):
+        self.cuda = ctypes.CDLL("libcuda.so.1")
+
+    def make(self, name, *arguments):
+        handle = ctypes.c_void_p()
+        status = getattr(self.cuda, name)(ctypes.byref(handle), *arguments)
+        if status:
+            raise RuntimeError("%s: error %d" % (name, status))
+        return handle
+
+
+WRONG_CONTEXT, INVALID_ARGUMENT, OUT_OF_MEMORY, DEVICE_LOST = 7, 1, 3, 10
+
+
+def contexts():
+    """A plan run on a stream of another context, and a context of another device: refused; the plan goes on."""
+    q, k, v = data(1, 1024, 1024, 2, 2, 128)
+    want = mt.moba_attention(q, k, v, block_size=128, top_k=4)
+    plan, args, keep = call(q, k, v)
+    driver = Driver()
+    other = driver.make("cuCtxCreate_v2", ctypes.c_uint(0), ctypes.c_int(0))
+    stream = driver.make("cuStreamCreate", ctypes.c_uint(1))
+    popped = ctypes.c_void_p()
+    driver.cuda.cuCtxPopCurrent_v2(ctypes.byref(popped))
+    problem = refused(lambda: plan.forward(args, stream.value), WRONG_CONTEXT, "context")
+    if problem:
+        return "a stream of another context: " + problem
+
+    class Handles(ctypes.Structure):
+        _fields_ = [("struct_size", ctypes.c_size_t), ("context", ctypes.c_void_p)]
+
+    handles = Handles(ctypes.sizeof(Handles), other)
+    from moba import _library as raw
+
+    options = raw._ContextOptions(ctypes.sizeof(raw._ContextOptions), b"cuda", torch.cuda.device_count(), 0,
+                                  ctypes.cast(ctypes.byref(handles), ctypes.c_void_p))
+    made = ctypes.c_void_p()
+    status = raw.library().moba_context_create(ctypes.byref(options), ctypes.byref(made))
+    if status == 0 or not raw.library().moba_last_error():
+        return "a context under another device's number: status %d" % status
+    driver.cuda.cuCtxDestroy_v2(other)
+    plan.forward(args, torch.cuda.current_stream().cuda_stream)
+    if not same([keep[0]], [want]):
+        return "the refused runs left a trace"
+
+
+def misaligned():
+    """Addresses that are no multiples of the element size are refused; any multiple of it runs."""
+    q, k, v = data(1, 1024, 1024, 2, 2, 128)
+    for name in ("q", "k", "v", "o"):
+        plan, args, keep = call(q, k, v, [(name, q.data_ptr() + 1)])
+        problem = refused(lambda: plan.forward(args, torch.cuda.current_stream().cuda_stream), INVALID_ARGUMENT, name)
+        if problem:
+            return "%s at an odd address: %s" % (name, problem)
+
+
+def out_of_memory():
+    """A buffer larger than the device: refused with what is free."""
+    from moba import _library as raw
+
+    q, k, _ = data(1, 256, 256, 2, 2, 128)
+    context = mt.plan_for(q, k, 128, 4).context
+    create = raw.library().moba_buffer_create
+    create.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(moba.Buffer)]
+    buffer = moba.Buffer(0, 0)
+    problem = refused(lambda: raw.check(create(context.handle, 1 << 46, ctypes.byref(buffer))), OUT_OF_MEMORY, "free")
+    return problem
+
+
+def holes():
+    """A prescribed selection with a repeated id behind an illegal one gives what the clean one gives."""
+    q, k, v = data(1, 1024, 1024, 2, 2, 128)
+    clean = torch.full((1024, 2, 4), -1, dtype=torch.int32, device=DEVICE)
+    clean[:, :, 0] = 0
+    dirty = clean.clone()
+    dirty[:, :, 1] = 77
+    dirty[:, :, 2] = 0
+    options = dict(block_size=128, top_k=4)
+    if not same([mt.moba_attention(q, k, v, selection=dirty, **options)], [mt.moba_attention(q, k, v, selection=clean, **options)]):
+        return "they differ"
+
+
+def alone(name):
+    """Runs a test that spoils its process in one of its own."""
+    result = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, timeout=120)
+    return None if result.returncode == 0 else "exit code %d: %s" % (result.returncode, (result.stdout + result.stderr)[-600:])
+
+
+def lost_alone():
+    q, k, v = data(1, 1024, 1024, 2, 2, 128)
+    plan, args, keep = call(q, k, v, [("q", 4096)])
+    stream = torch.cuda.current_stream().cuda_stream
+    plan.forward(args, stream)
+    try:
+        torch.cuda.synchronize()
+        return "reading address 4096 did not fail"
+    except RuntimeError:
+        pass
+    return refused(lambda: plan.forward(args, stream), DEVICE_LOST, "every later")
+
+
+def lost():
+    """After a fault every call says that the context is gone, at once."""
+    return alone("lost_alone")
+
+
 def custom_op():
     """The registered operator has a fake form and survives torch.compile's checks."""
     q, k, v = data(1, 256, 256, 2, 2, 64)
-    torch.library.opcheck(torch.ops.moba.attention, (q, k, v, None, None, 64, 3, True, 0, 0, 0.0, "bshd", 0),
+    torch.library.opcheck(torch.ops.moba.attention, (q, k, v, None, None, None, None, 64, 3, True, 0, 0, False, False, 0.0, "bshd",
+                                                       0, 0, 0, False, True),
                           test_utils=("test_schema", "test_faketensor"))
 
 
-TESTS = (rerun, layouts, slices, tails, bad_cu_seqlens, graph, streams, refusals, extremes, custom_op, host_time, rerun_long,
-         large)
+TESTS = (rerun, layouts, slices, tails, bad_cu_seqlens, holes, graph, streams, contexts, lost, misaligned,
+         out_of_memory, refusals, extremes, custom_op, host_time, rerun_long, large)
+ALONE = (lost_alone,)
 
 
 def main():
     torch.manual_seed(1)
     failed = 0
-    for test in TESTS:
-        if len(sys.argv) > 1 and test.__name__ not in sys.argv[1:]:
-            continue
+    for test in [t for t in TESTS + ALONE if t.__name__ in sys.argv[1:]] or TESTS:
         begin = time.time()
         try:
             problem = test()
         except Exception as e:  # noqa: BLE001: a test that raises has failed; the others still run
             problem = "%s: %s" % (type(e).__name__, str(e)[:300])
-        torch.cuda.empty_cache()
+        if test not in ALONE:
+            torch.cuda.empty_cache()
         print("%-4s %-16s %.1f s  %s" % ("FAIL" if problem else "ok", test.__name__, time.time() - begin, problem or ""),
               flush=True)
         failed += bool(problem)

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A CUDA driver that cannot be used: MOBA_TEST_DRIVER says why. "old": before CUDA 12; "no_device"; "no_start".
+ */
+#include <stdlib.h>
+#include <string.h>
+
+int cuDriverGetVersion(int *version);
+int cuInit(unsigned flags);
+int cuDeviceGetCount(int *count);
+int cuGetErrorString(int result, const char **text);
+
+static int is(const char *state) {
+    const char *named = getenv("MOBA_TEST_DRIVER");
+    return named && strcmp(named, state) == 0;
+}
+
+int cuDriverGetVersion(int *version) {
+    *version = is("old") ? 11040 : 12020;
+    return 0;
+}
+
+int cuInit(unsigned flags) {
+    (void)flags;
+    return is("no_device") ? 100 : is("no_start") ? 999 : 0;
+}
+
+int cuDeviceGetCount(int *count) {
+    *count = 0;
+    return 0;
+}
+
+int cuGetErrorString(int result, const char **text) {
+    (void)result;
+    *text = "a fault of the test";
+    return 0;
+}
