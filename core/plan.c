@@ -138,6 +138,13 @@ static moba_status choose_slices(moba_plan *plan, mobai_pass pass, mobai_stage a
     const moba_problem *p = &plan->problem;
     uint64_t limit = p->workspace_limit ? p->workspace_limit : plan->context->caps.default_workspace_limit;
     if (limit == 0) limit = MOBA_WORKSPACE_UNLIMITED;
+    if (!p->workspace_limit && limit != MOBA_WORKSPACE_UNLIMITED) {
+        /* a default is no reason for slices of a few rows: half of it is always left for what slices bound */
+        mobai_layout least;
+        if (mobai_layout_pass(plan, pass, 1, mobai_min64(MOBAI_MIN_SLICE_QUERIES, p->max_total_q), &least) &&
+            least.bytes + limit / 2 > limit)
+            limit = least.bytes + limit / 2;
+    }
     int32_t heads = p->n_kv_heads;
     int64_t queries = p->max_total_q;
     mobai_layout *layout = &plan->layout[pass];
