@@ -61,6 +61,8 @@ class Setting:
 SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, keys_read=64, blocks=(32, 16), events=48,
                 tail=64, probes=(256, 512), eval_batches=1, warm_length=64, recall_steps=4, warm_steps=4,
                 steps=4)
+SMALL = Setting(length=512, dim=64, heads=1, layers=4, batch=8, keys_read=128, blocks=(64, 32, 16), tail=128, probes=(512, 1024),
+                eval_batches=8, warm_steps=100, steps=150, lr=6e-3)
 SHORT = Setting()
 LONG = dataclasses.replace(SHORT, warm_steps=600, steps=1200, seeds=(0, 1, 2))
 
@@ -460,6 +462,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--smoke", action="store_true", help="seconds on a CPU: that everything runs, not that anything is learned")
+    size.add_argument("--small", action="store_true", help="512 bytes and blocks of 64, 32 and 16: some 10 minutes on a CPU core")
     size.add_argument("--short", action="store_true", help="one seed, under 10 minutes on an H100 (the default)")
     size.add_argument("--long", action="store_true", help="three seeds, 1500 steps")
     parser.add_argument("--out", default="results", type=pathlib.Path, help="folder for tables, curves and dumps")
@@ -475,7 +478,7 @@ def main():
                                 help="default %s" % ",".join(map(str, default)))
     args = parser.parse_args()
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Setting) if getattr(args, f.name) is not None}
-    s = dataclasses.replace(SMOKE if args.smoke else LONG if args.long else SHORT, **given)
+    s = dataclasses.replace(SMOKE if args.smoke else SMALL if args.small else LONG if args.long else SHORT, **given)
     device = torch.device(args.device)
     choices = [v for v in variants(s) if not args.only or re.search(args.only, v.name)]
     if not choices:

@@ -357,7 +357,7 @@ class MobaAttention(torch.nn.Module):
 
     def project(self, x, positions=None):
         """(q, k, v) as the attention gets them, before the key convolution."""
-        qkv = self.qkv(x).unflatten(-1, (self.n_heads + 2 * self.n_kv_heads, self.head_dim))
+        qkv = self.qkv(x).reshape(*x.shape[:-1], self.n_heads + 2 * self.n_kv_heads, self.head_dim)
         q, k, v = qkv.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=-2)
         if self.rotary is not None:
             q, k = self.rotary(q, k, positions)

@@ -15,7 +15,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import torch  # noqa: E402
 
 
-torch.set_default_device(os.environ.get("MOBA_TEST_DEVICE", "cpu"))
+if "MOBA_TEST_DEVICE" in os.environ:
+    torch.set_default_device(os.environ["MOBA_TEST_DEVICE"])
 
 
 @pytest.fixture(autouse=True)
