@@ -171,7 +171,7 @@ static moba_status cuda_prepare(mobai_device *device, const mobai_variant *varia
     (void)problem;
     MOBAI_TRY(cuda_enter(device));
     moba_status status = cuda_is_native(variant) ? cuda_load(device, ((const cuda_code *)variant->code)->module)
-                                                 : mobai_driver_simt_load(device, variant);
+                                                 : mobai_driver_simt_load(device, variant->code);
     cuda_leave();
     return status;
 }

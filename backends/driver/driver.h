@@ -118,9 +118,15 @@ void mobai_driver_event_destroy(mobai_device *device, moba_event event);
 moba_status mobai_driver_event_record(mobai_device *device, moba_stream stream, moba_event event);
 moba_status mobai_driver_event_elapsed(mobai_device *device, moba_event begin, moba_event end, double *ms);
 
-/** prepare() and launch() of a generated variant. The device must be current. */
-moba_status mobai_driver_simt_load(mobai_device *device, const mobai_variant *variant);
+/** prepare() and launch() of a generated variant, whose code is the program. The device must be current. */
+moba_status mobai_driver_simt_load(mobai_device *device, const mobai_simt_program *program);
 moba_status mobai_driver_simt_launch(mobai_device *device, void *stream, const mobai_variant *variant,
                                      const mobai_stage_args *args);
+/** The first n_steps of a program that is loaded. */
+moba_status mobai_driver_simt_steps(mobai_device *device, void *stream, const mobai_simt_program *program,
+                                    int32_t n_steps, const mobai_stage_args *args);
+/** Packs and enqueues one generated kernel. */
+moba_status mobai_driver_launch(mobai_device *device, void *stream, void *function, const mobai_simt_instance *instance,
+                                const mobai_stage_args *args);
 
 #endif

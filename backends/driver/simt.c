@@ -25,8 +25,7 @@ static moba_status load_instance(mobai_device *device, uint16_t number) {
     return MOBA_OK;
 }
 
-moba_status mobai_driver_simt_load(mobai_device *device, const mobai_variant *variant) {
-    const mobai_simt_program *program = variant->code;
+moba_status mobai_driver_simt_load(mobai_device *device, const mobai_simt_program *program) {
     moba_status status = MOBA_OK;
     pthread_mutex_lock(&base_of(device)->lock);
     for (int32_t i = 0; i < program->n_steps && status == MOBA_OK; i++)
@@ -35,35 +34,43 @@ moba_status mobai_driver_simt_load(mobai_device *device, const mobai_variant *va
     return status;
 }
 
+moba_status mobai_driver_launch(mobai_device *device, void *stream, void *function, const mobai_simt_instance *instance,
+                                const mobai_stage_args *args) {
+    const mobai_driver *driver = base_of(device)->driver;
+    mobai_launch launch;
+    mobai_simt_pack(instance, args, &launch);
+    if (launch.groups[0] <= 0 || launch.groups[1] <= 0 || launch.groups[2] <= 0) return MOBA_OK;
+    uint64_t addresses[MOBAI_MAX_KERNEL_PARAMS];
+    void *arguments[MOBAI_MAX_KERNEL_PARAMS];
+    int32_t n = 0;
+    for (int32_t b = 0; b < launch.n_buffers; b++) {
+        addresses[b] = launch.buffers[b].handle ? launch.buffers[b].handle + launch.buffers[b].offset : 0;
+        arguments[n++] = &addresses[b];
+    }
+    for (int32_t w = 0; w < launch.n_wide; w++)
+        arguments[n++] = &launch.wide[w];
+    for (int32_t w = 0; n < instance->kernel->n_params; w++)
+        arguments[n++] = &launch.narrow[w];
+    int result =
+        driver->launch(function, (unsigned)launch.groups[0], (unsigned)launch.groups[1], (unsigned)launch.groups[2],
+                       (unsigned)instance->lanes, 1, 1, 0, stream, arguments, NULL);
+    if (result == MOBAI_DRIVER_SUCCESS) return MOBA_OK;
+    char what[200];
+    snprintf(what, sizeof what, "launch %s on a grid of %lld x %lld x %lld", instance->name,
+             (long long)launch.groups[0], (long long)launch.groups[1], (long long)launch.groups[2]);
+    return driver->fail(result, what);
+}
+
+moba_status mobai_driver_simt_steps(mobai_device *device, void *stream, const mobai_simt_program *program,
+                                    int32_t n_steps, const mobai_stage_args *args) {
+    for (int32_t i = 0; i < n_steps; i++)
+        MOBAI_TRY(mobai_driver_launch(device, stream, base_of(device)->simt_functions[program->steps[i]],
+                                      &mobai_simt_instances[program->steps[i]], args));
+    return MOBA_OK;
+}
+
 moba_status mobai_driver_simt_launch(mobai_device *device, void *stream, const mobai_variant *variant,
                                      const mobai_stage_args *args) {
-    const mobai_driver_device *base = base_of(device);
     const mobai_simt_program *program = variant->code;
-    for (int32_t i = 0; i < program->n_steps; i++) {
-        const mobai_simt_instance *instance = &mobai_simt_instances[program->steps[i]];
-        mobai_launch launch;
-        mobai_simt_pack(instance, args, &launch);
-        if (launch.groups[0] <= 0 || launch.groups[1] <= 0 || launch.groups[2] <= 0) continue;
-        uint64_t addresses[MOBAI_MAX_KERNEL_PARAMS];
-        void *arguments[MOBAI_MAX_KERNEL_PARAMS];
-        int32_t n = 0;
-        for (int32_t b = 0; b < launch.n_buffers; b++) {
-            addresses[b] = launch.buffers[b].handle ? launch.buffers[b].handle + launch.buffers[b].offset : 0;
-            arguments[n++] = &addresses[b];
-        }
-        for (int32_t w = 0; w < launch.n_wide; w++)
-            arguments[n++] = &launch.wide[w];
-        for (int32_t w = 0; n < instance->kernel->n_params; w++)
-            arguments[n++] = &launch.narrow[w];
-        int result = base->driver->launch(base->simt_functions[program->steps[i]], (unsigned)launch.groups[0],
-                                          (unsigned)launch.groups[1], (unsigned)launch.groups[2],
-                                          (unsigned)instance->lanes, 1, 1, 0, stream, arguments, NULL);
-        if (result != MOBAI_DRIVER_SUCCESS) {
-            char what[200];
-            snprintf(what, sizeof what, "launch %s on a grid of %lld x %lld x %lld", instance->name,
-                     (long long)launch.groups[0], (long long)launch.groups[1], (long long)launch.groups[2]);
-            return base->driver->fail(result, what);
-        }
-    }
-    return MOBA_OK;
+    return mobai_driver_simt_steps(device, stream, program, program->n_steps, args);
 }

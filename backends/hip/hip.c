@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "codegen/host/simt_row.h"
 #include "core/context.h"
 #include "core/status.h"
 #include "moba/moba_hip.h"
@@ -150,7 +149,8 @@ static int32_t hip_rank(int32_t index) {
 static moba_status hip_prepare(mobai_device *device, const mobai_variant *variant, const moba_problem *problem) {
     (void)problem;
     MOBAI_TRY(hip_enter(device));
-    moba_status status = mobai_driver_simt_load(device, variant);
+    moba_status status =
+        hip_is_matrix(variant) ? hip_matrix_load(device, variant->code) : mobai_driver_simt_load(device, variant->code);
     hip_leave();
     return status;
 }
@@ -183,12 +183,9 @@ static moba_status hip_run_end(mobai_device *device, moba_stream stream) {
 
 static moba_status hip_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
                               const mobai_stage_args *args) {
+    if (hip_is_matrix(variant)) return hip_matrix_launch(device, stream.native, variant->code, args);
     return mobai_driver_simt_launch(device, stream.native, variant, args);
 }
-
-static const mobai_variant variants[] = {
-#include "simt_rows.inc"
-};
 
 extern const mobai_backend mobai_backend_hip;
 const mobai_backend mobai_backend_hip = {
@@ -219,6 +216,6 @@ const mobai_backend mobai_backend_hip = {
     .run_begin = hip_run_begin,
     .run_end = hip_run_end,
     .rank = hip_rank,
-    .variants = variants,
-    .n_variants = sizeof variants / sizeof variants[0],
+    .variants = hip_variants,
+    .n_variants = HIP_N_VARIANTS,
 };

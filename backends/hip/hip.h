@@ -30,16 +30,39 @@ const hip_code *hip_find_code(const char *arch);
 /** Facts of an architecture; never NULL. */
 const hip_arch *hip_find_arch(const char *arch);
 
+/** Kernels on matrix cores (kernels/): each takes the place of the last step of a generated program. */
+typedef struct hip_matrix {
+    int number;       /* of its function in the device */
+    const char *name; /* of its instance */
+    const mobai_simt_program *simt;
+} hip_matrix;
+enum {
+    HIP_N_MATRIX = 4,
+    HIP_N_VARIANTS = 2 * HIP_N_MATRIX
+#define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
+#include "simt_rows.inc"
+#undef MOBAI_SIMT_ROW
+};
+
 struct mobai_device {
     mobai_driver_device base;
     int index; /* HIP's */
     const hip_code *code;
     mobai_caps caps;
     void *module; /* of the generated kernels; loaded when a plan first needs one */
+    void *matrix_functions[HIP_N_MATRIX];
 };
 
 /** mobai_driver.simt_module: inflates and loads the device's code object. */
 moba_status hip_simt_module(mobai_device *device, const char *kernel, void **module);
+
+/* variants.c: the device must be current. */
+moba_status hip_matrix_load(mobai_device *device, const hip_matrix *kernel);
+moba_status hip_matrix_launch(mobai_device *device, void *stream, const hip_matrix *kernel,
+                              const mobai_stage_args *args);
+/** True for variants whose code is a hip_matrix, false for generated ones, whose code is a program. */
+static inline bool hip_is_matrix(const mobai_variant *variant) { return variant->needs != 0; }
+extern const mobai_variant hip_variants[HIP_N_VARIANTS];
 
 moba_status hip_enter(const mobai_device *device);
 void hip_leave(void);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """check_code.py READELF OBJDUMP FILE.co...: what the code objects say of their kernels. A kernel must not spill vector
 registers, have no instruction that touches a lane's own memory (room that is only reserved costs nothing), fit shared
-memory, and leave registers for at least two waves a SIMD."""
+memory, and leave registers for at least two waves a SIMD; kernels on matrix cores must use them."""
 import re
 import subprocess
 import sys
@@ -18,16 +18,31 @@ def kernels_of(text):
         yield {m[1]: m[2] for m in re.finditer(r"^ *\.(\w+): +(\S+)", block, re.M)}
 
 
-def touches_own_memory(objdump, path):
-    """The first instruction that does, or None."""
+def read_instructions(objdump, path):
+    """The first instruction that touches a lane's own memory, or None; and the number of matrix instructions a kernel."""
+    kernel, found, products = "", None, {}
     with subprocess.Popen([objdump, "-d", "--no-show-raw-insn", path], stdout=subprocess.PIPE, text=True) as process:
-        kernel, found = "", None
         for line in process.stdout:
             if line.endswith(">:\n"):
-                kernel = line.split()[-1]
+                kernel = line.split()[-1].strip("<>:")
             elif found is None and re.match(r"\s+(scratch|buffer)_(load|store)", line):
                 found = f"{kernel} {line.split('//')[0].strip()}"
-    return found
+            elif m := re.match(r"\s+v_(mfma|wmma)_f32_16x16x16_?b?f16", line):
+                products.setdefault(kernel, set()).add(m[1])
+                products[kernel, "n"] = products.get((kernel, "n"), 0) + 1
+    return found, products
+
+
+def check_products(arch, products):
+    """A tile's products in the loop of attend: of keys and queries, and of values and probabilities."""
+    wanted = {"9": "mfma", "1": "wmma"}[arch[3]]
+    for dtype in ("f16", "bf16"):
+        for dim in (64, 128):
+            kernel = f"moba_attend_matrix_{dtype}_d{dim}"
+            strips = 2 if wanted == "mfma" else 1
+            least = strips * 2 * 2 * dim // 16
+            if products.get(kernel) != {wanted} or products[kernel, "n"] < least:
+                yield f"{arch} {kernel}: {products.get((kernel, 'n'), 0)} {wanted} instructions, fewer than {least}"
 
 
 def main(readelf, objdump, files):
@@ -50,9 +65,11 @@ def main(readelf, objdump, files):
                 bad.append(f"{arch} {k['symbol']}: waves of {k['wavefront_size']} lanes, not {wave}")
             if vgprs > MAX_VGPRS[wave]:
                 bad.append(f"{arch} {k['symbol']}: {vgprs} registers, above {MAX_VGPRS[wave]}")
-        touching = touches_own_memory(objdump, path)
+        touching, products = read_instructions(objdump, path)
         if touching:
             bad.append(f"{arch} {touching}")
+        if not arch.startswith("gfx10"):
+            bad.extend(check_products(arch, products))
         print(f"{arch}: {len(names)} kernels, at most {most} vector registers")
         if len(names) < 50:
             bad.append(f"{arch}: only {len(names)} kernels")

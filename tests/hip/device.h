@@ -33,6 +33,63 @@
 /* Arguments lie in the host's memory, which kernels may not touch. */
 #define EMU_UNCHECKED __attribute__((no_sanitize("kernel-address")))
 
+/* Matrix products of a wave: where element (row, inner) of a, or (inner, column) of b, is held, and which rows of its
+ * column of c a lane holds. The tables of AMD's instruction set guides read from the matrix's side; fragments.h has
+ * them from the lane's. */
+struct emu_mfma { /* CDNA, v_mfma_f32_16x16x16: 64 lanes, 4 values of a and b, 4 of c */
+    static constexpr int n = 4;
+    static int lane(int row, int inner) { return row + 16 * (inner / 4); }
+    static int index(int inner) { return inner % 4; }
+    static int row(int lane, int i) { return 4 * (lane / 16) + i; }
+};
+struct emu_wmma_rdna3 { /* v_wmma_f32_16x16x16 of 32 lanes: all of a row in lane row and lane row + 16 */
+    static constexpr int n = 8;
+    static int lane(int row, int) { return row; }
+    static int index(int inner) { return inner; }
+    static int row(int lane, int i) { return 2 * i + lane / 16; }
+};
+struct emu_wmma_rdna4 { /* likewise, half of a row in each */
+    static constexpr int n = 8;
+    static int lane(int row, int inner) { return row + 16 * (inner / 8); }
+    static int index(int inner) { return inner % 8; }
+    static int row(int lane, int i) { return 8 * (lane / 16) + i; }
+};
+
+inline float emu_float(_Float16 x) { return (float)x; }
+inline float emu_float(short x) { return __builtin_bit_cast(float, (unsigned)(unsigned short)x << 16); }
+
+template <class Layout, class F, class A> EMU_UNCHECKED __attribute__((noinline)) A emu_product(F a, F b, A c) {
+    struct operands {
+        F a, b;
+    } mine = {a, b};
+    static_assert(sizeof mine <= EMU_EXCHANGE_BYTES, "");
+    const operands *all = static_cast<const operands *>(emu_exchange(&mine, sizeof mine));
+    const int self = emu_wave_lane(), column = self % 16;
+    if (Layout::lane(0, 15) == 0 && __builtin_memcmp(&all[column], &all[column + 16], sizeof mine) != 0)
+        emu_fault("lanes %d and %d hold different rows of a matrix", column, column + 16);
+    for (int i = 0; i < Layout::n; i++) {
+        const int row = Layout::row(self, i);
+        float sum = c[i];
+        for (int k = 0; k < 16; k++)
+            sum += emu_float(all[Layout::lane(row, k)].a[Layout::index(k)]) *
+                   emu_float(all[Layout::lane(column, k)].b[Layout::index(k)]);
+        c[i] = sum;
+    }
+    return c;
+}
+
+EMU_UNCHECKED __attribute__((noinline)) static inline int emu_bpermute(int at, int x) {
+    return static_cast<const int *>(emu_exchange(&x, sizeof x))[at / 4 % emu_wave()];
+}
+
+#define __builtin_amdgcn_ds_bpermute(at, x) emu_bpermute(at, x)
+#define __builtin_amdgcn_mfma_f32_16x16x16f16(a, b, c, x, y, z) emu_product<emu_mfma>(a, b, c)
+#define __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(a, b, c, x, y, z) emu_product<emu_mfma>(a, b, c)
+#define __builtin_amdgcn_wmma_f32_16x16x16_f16_w32(a, b, c) emu_product<emu_wmma_rdna3>(a, b, c)
+#define __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(a, b, c) emu_product<emu_wmma_rdna3>(a, b, c)
+#define __builtin_amdgcn_wmma_f32_16x16x16_f16_w32_gfx12(a, b, c) emu_product<emu_wmma_rdna4>(a, b, c)
+#define __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32_gfx12(a, b, c) emu_product<emu_wmma_rdna4>(a, b, c)
+
 template <class F> struct emu_thunk;
 template <class... A> struct emu_thunk<void(A...)> {
     template <std::size_t... I> EMU_UNCHECKED static void call(void (*f)(A...), void **p, std::index_sequence<I...>) {

@@ -32,17 +32,20 @@ const emu_kernel *emu_find(const char *name) {
 
 /* ------------------------------------------------------------------------------------------------ fibers -- */
 
-typedef enum fiber_state { FIBER_READY, FIBER_AT_BARRIER, FIBER_DONE } fiber_state;
+typedef enum fiber_state { FIBER_READY, FIBER_AT_BARRIER, FIBER_AT_EXCHANGE, FIBER_DONE } fiber_state;
 
 typedef struct fiber {
     bool started;
     fiber_state state;
     int line; /* of the barrier it waits at */
+    int n_exchanges;
     ucontext_t context;
     jmp_buf resume;
 } fiber;
 
 static fiber fibers[MAX_LANES];
+/* What the lanes brought to the exchange before last and to the last one. */
+static char exchanged[2][MAX_LANES * EMU_EXCHANGE_BYTES];
 static char *stacks; /* MAX_LANES * STACK_BYTES */
 static jmp_buf scheduler;
 static ucontext_t scheduler_context;
@@ -67,6 +70,20 @@ static void leave(fiber_state state) {
     fiber *f = &fibers[run.lane];
     f->state = state;
     if (_setjmp(f->resume) == 0) _longjmp(scheduler, 1);
+}
+
+int emu_wave(void) { return run.wave; }
+int emu_wave_lane(void) { return run.lane % run.wave; }
+
+const void *emu_exchange(const void *mine, size_t bytes) {
+    if (bytes > EMU_EXCHANGE_BYTES) abort();
+    fiber *f = &fibers[run.lane];
+    char *to = exchanged[f->n_exchanges++ % 2];
+    const int first = run.lane / run.wave * run.wave;
+    to += (size_t)first * EMU_EXCHANGE_BYTES;
+    memcpy(to + (size_t)(run.lane - first) * bytes, mine, bytes);
+    leave(FIBER_AT_EXCHANGE);
+    return to;
 }
 
 void emu_barrier(int line) {
@@ -111,19 +128,44 @@ static void resume(int lane) {
 
 /* ------------------------------------------------------------------------------------------- work-groups -- */
 
-/** All lanes must have stopped at one barrier, or all at their end. False: they did not. */
-static bool agree(void) {
-    for (int lane = 1; lane < run.kernel->lanes; lane++) {
-        const fiber *first = &fibers[0], *f = &fibers[lane];
-        if (f->state == first->state && (f->state == FIBER_DONE || f->line == first->line)) continue;
+static void describe(const fiber *f, char *to, size_t capacity) {
+    if (f->state == FIBER_AT_BARRIER)
+        snprintf(to, capacity, "the barrier of line %d", f->line);
+    else
+        snprintf(to, capacity, f->state == FIBER_DONE ? "its end" : "an operation of its wave");
+}
+
+/** Lanes [begin, end) must have stopped at one place; otherwise a fault. */
+static bool agree(int begin, int end, const char *kind) {
+    const fiber *first = &fibers[begin];
+    for (int lane = begin + 1; lane < end; lane++) {
+        const fiber *f = &fibers[lane];
+        if (f->state == first->state && (f->state != FIBER_AT_BARRIER || f->line == first->line)) continue;
         run.failed = true;
-        char there[32], here[32];
-        snprintf(there, sizeof there, first->state == FIBER_DONE ? "its end" : "the barrier of line %d", first->line);
-        snprintf(here, sizeof here, f->state == FIBER_DONE ? "its end" : "the barrier of line %d", f->line);
+        char there[40], here[40];
+        describe(first, there, sizeof there);
+        describe(f, here, sizeof here);
         snprintf(run.fault, sizeof run.fault,
-                 "%s, work-group (%u, %u, %u): barrier divergence: lane 0 is at %s, lane %d at %s", run.kernel->name,
-                 run.group[0], run.group[1], run.group[2], there, lane, here);
+                 "%s, work-group (%u, %u, %u): %s divergence: lane %d is at %s, lane %d at %s", run.kernel->name,
+                 run.group[0], run.group[1], run.group[2], kind, begin, there, lane, here);
         return false;
+    }
+    return true;
+}
+
+/** Lets the waves go on whose lanes have all come to an exchange. `any`: there were some. */
+static bool release_waves(bool *any) {
+    *any = false;
+    for (int begin = 0; begin < run.kernel->lanes; begin += run.wave) {
+        const int end = begin + run.wave < run.kernel->lanes ? begin + run.wave : run.kernel->lanes;
+        bool waits = false;
+        for (int lane = begin; lane < end; lane++)
+            waits = waits || fibers[lane].state == FIBER_AT_EXCHANGE;
+        if (!waits) continue;
+        if (!agree(begin, end, "wave")) return false;
+        for (int lane = begin; lane < end; lane++)
+            fibers[lane].state = FIBER_READY;
+        *any = true;
     }
     return true;
 }
@@ -131,16 +173,25 @@ static bool agree(void) {
 /** Lanes between two barriers run in turn, every other time from the last to the first. */
 static bool run_group(void) {
     const int n = run.kernel->lanes;
-    for (int lane = 0; lane < n; lane++)
+    for (int lane = 0; lane < n; lane++) {
         fibers[lane].state = FIBER_READY;
+        fibers[lane].n_exchanges = 0;
+    }
     for (int turn = 0;; turn++) {
         emu_next_interval();
-        for (int i = 0; i < n; i++) {
-            resume(turn % 2 ? n - 1 - i : i);
-            if (run.failed) return false;
+        for (bool again = true; again;) {
+            for (int i = 0; i < n; i++) {
+                const int lane = turn % 2 ? n - 1 - i : i;
+                if (fibers[lane].state != FIBER_READY) continue;
+                resume(lane);
+                if (run.failed) return false;
+            }
+            if (!release_waves(&again)) return false;
         }
-        if (!agree()) return false;
+        if (!agree(0, n, "barrier")) return false;
         if (fibers[0].state == FIBER_DONE) return true;
+        for (int lane = 0; lane < n; lane++)
+            fibers[lane].state = FIBER_READY;
     }
 }
 

@@ -5,6 +5,7 @@
  * that these are reported, each with kernel, work-group and lane:
  *   - accesses outside the device's allocations, and outside the array in shared memory that is meant;
  *   - barriers that not every lane of the work-group reaches, or that lanes reach at different places;
+ *   - operations of a wave (shuffles, matrix products) that not every lane of it reaches;
  *   - accesses of two lanes to one word of shared memory, at least one of them a store, without a barrier between.
  */
 #ifndef MOBA_TESTS_EMULATOR_H
@@ -48,6 +49,15 @@ unsigned emu_group(int axis) __attribute__((pure));
 unsigned emu_groups_x(void) __attribute__((pure));
 /** `line` identifies the barrier in its text. */
 void emu_barrier(int line);
+/** Lanes of a wave; this one's place in its wave. */
+int emu_wave(void) __attribute__((pure));
+int emu_wave_lane(void) __attribute__((pure));
+/** Every lane of a wave brings `bytes` bytes and gets those of all lanes, in the order of the lanes. What it gets lasts
+ *  until its next call. A wave some of whose lanes do not come is a fault. */
+enum { EMU_EXCHANGE_BYTES = 80 };
+const void *emu_exchange(const void *mine, size_t bytes);
+/** Ends the run because of what the current lane did. Does not return to it. */
+void emu_fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #ifdef __cplusplus
 }

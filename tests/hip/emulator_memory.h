@@ -14,7 +14,4 @@ size_t emu_stack_bytes(void);
 /** A new interval between barriers, or a new work-group. */
 void emu_next_interval(void);
 
-/** Ends the run because of what the current lane did. Does not return to it. */
-void emu_fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
 #endif

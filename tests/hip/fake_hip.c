@@ -414,7 +414,16 @@ static const unsigned char *find_descriptor(const char *image, const char *name)
 API hipError_t hipModuleGetFunction(hipFunction_t *function, hipModule_t module, const char *name) {
     ENTER("hipModuleGetFunction");
     const unsigned char *descriptor = find_descriptor(module->image, name);
-    const emu_kernel *kernel = emu_find(name);
+    /* Kernels on matrix cores are compiled for each kind of them. */
+    char of_kind[200];
+    const char *arch = arch_of(module->device);
+    snprintf(of_kind, sizeof of_kind, "%s_%s",
+             strncmp(arch, "gfx9", 4) == 0    ? "cdna"
+             : strncmp(arch, "gfx11", 5) == 0 ? "rdna3"
+                                              : "rdna4",
+             name);
+    const emu_kernel *kernel = emu_find(of_kind);
+    if (!kernel) kernel = emu_find(name);
     if (!descriptor || !kernel) return hipErrorNotFound;
     uint32_t sizes[3]; /* of shared memory, of a lane's own memory, of the arguments */
     memcpy(sizes, descriptor, sizeof sizes);

@@ -75,3 +75,18 @@ extern "C" void return_before_a_barrier(float *x, const float *, int n) {
     STF(x, LANE, 1.0f);
 }
 EMU_KERNEL(return_before_a_barrier)
+
+/* Each lane's value becomes that of the lane n further in its wave, twice over. */
+extern "C" void shuffle(float *x, const float *values, int n) {
+    int value = (int)LDF(values, LANE);
+    for (int i = 0; i < 2; i++) value = __builtin_amdgcn_ds_bpermute((LANE + n) * 4, value);
+    STF(x, LANE, (float)value);
+}
+EMU_KERNEL(shuffle)
+
+extern "C" void shuffle_for_some(float *x, const float *, int n) {
+    int value = LANE;
+    if (LANE < n) value = __builtin_amdgcn_ds_bpermute(0, value);
+    STF(x, LANE, (float)value);
+}
+EMU_KERNEL(shuffle_for_some)

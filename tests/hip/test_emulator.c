@@ -10,6 +10,8 @@
 
 static float x[64], values[192];
 
+static int wave = 64;
+
 /** Runs `name` over x and values; NULL, or the fault. */
 static const char *run(const char *name, unsigned groups, int n) {
     const emu_kernel *kernel = emu_find(name);
@@ -20,7 +22,7 @@ static const char *run(const char *name, unsigned groups, int n) {
     const char *fault = NULL;
     emu_memory_add(x, sizeof x);
     emu_memory_add(values, sizeof values);
-    bool ok = emu_run(kernel, (unsigned[]){groups, 1, 1}, 64, arguments, &fault);
+    bool ok = emu_run(kernel, (unsigned[]){groups, 1, 1}, wave, arguments, &fault);
     cr_assert(emu_memory_remove(x) && emu_memory_remove(values));
     return ok ? NULL : fault;
 }
@@ -72,4 +74,19 @@ Test(emulator, barrier_divergence) {
     expect_fault("return_before_a_barrier", 63, "barrier divergence");
     cr_assert_null(run("barrier_for_some", 1, 64));
     cr_assert_null(run("return_before_a_barrier", 1, 0));
+}
+
+Test(emulator, waves) {
+    for (wave = 32; wave <= 64; wave *= 2) {
+        for (int i = 0; i < 64; i++)
+            values[i] = (float)i;
+        cr_assert_null(run("shuffle", 1, 5));
+        for (int i = 0; i < 64; i++)
+            cr_assert_eq(x[i], (float)(i / wave * wave + (i + 10) % wave), "lane %d has %g", i, x[i]);
+    }
+    wave = 64;
+    expect_fault("shuffle_for_some", 32, "wave divergence: lane 0 is at an operation of its wave, lane 32 at its end");
+    wave = 32;
+    cr_assert_null(run("shuffle_for_some", 1, 32), "one whole wave");
+    expect_fault("shuffle_for_some", 33, "wave divergence: lane 32 is at");
 }
