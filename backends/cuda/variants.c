@@ -29,18 +29,18 @@ static double centroid_cost(const mobai_shape *s) {
 }
 static double gate_cost(const mobai_shape *s) {
     const double scores = rows_of(s) * visible_blocks(s);
-    const double selection_ns = s->problem->top_k <= 9 ? 1.1e-4 : 2.5e-4; /* a row; lists, thresholds, output */
-    return LAUNCH_US + matrix_us(s, 2.0 * scores * s->problem->head_dim) / 0.3 +
-           copy_us(s, 2.0 * rows_of(s) * s->problem->head_dim) + selection_ns * rows_of(s);
+    const double selection_us = s->problem->top_k <= 9 ? 1.4e-4 : 5.4e-4; /* a row; lists, thresholds, output */
+    return LAUNCH_US + matrix_us(s, 2.0 * scores * s->problem->head_dim) / 0.45 +
+           copy_us(s, 2.0 * rows_of(s) * s->problem->head_dim) + selection_us * rows_of(s);
 }
-static double index_cost(const mobai_shape *s) { return 3.0 * LAUNCH_US + copy_us(s, 22.0 * picks_of(s)); }
+static double index_cost(const mobai_shape *s) { return 5.0 * LAUNCH_US + copy_us(s, 50.0 * picks_of(s)); }
 static double attend_cost(const mobai_shape *s) {
     const double pairs = picks_of(s) * s->problem->block_size;
     const double bytes = picks_of(s) * (4.0 * s->problem->head_dim + 18.0);
     const double products =
         matrix_us(s, 4.0 * pairs * s->problem->head_dim) / (s->problem->block_size > 128 ? 0.3 : 0.55);
     const double traffic = copy_us(s, bytes);
-    return 3.0 * LAUNCH_US + (products > traffic ? products : traffic) * 1.15;
+    return LAUNCH_US + (products > traffic ? products : traffic) * 1.15;
 }
 static double combine_cost(const mobai_shape *s) {
     return LAUNCH_US +
