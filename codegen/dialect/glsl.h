@@ -19,7 +19,7 @@
 #define TO_F32(x) float(x)
 #define TO_I32(x) int(x)
 #define TO_U32(x) uint(x)
-#define TO_I64(x) int64_t(x)
+#define TO_I64(x) moba_i64(x)
 #define BITS_U32(x) floatBitsToUint(x)
 #define BITS_F32(x) uintBitsToFloat(x)
 #define FMAX(a, b) max(a, b)
@@ -35,6 +35,10 @@
         to[(j) + 3] = four_.w;                                                                \
     }
 #define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = vec4(x, y, z, w)
+/* Put together from halves: lavapipe 22.3 takes the greater of a converted INT_MIN and 0 to be INT_MIN. */
+int64_t moba_i64(int x) { return packInt2x32(ivec2(x, x >> 31)); }
+int64_t moba_i64(uint x) { return int64_t(x); }
+int64_t moba_i64(int64_t x) { return x; }
 #ifndef MOBA_BOUND
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer F32Ref_ { float v; };
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer I32Ref_ { int v; };

@@ -363,6 +363,7 @@ Test(data, validation_names_what_is_wrong) {
         static const int32_t past_own[] = {3, -1, -1}; /* legal: the causal mask leaves no key of it */
         moba_buffer_write(good->context, stream, good->selection.data, past_own, sizeof past_own);
         th_ok(&sessions[i], c, moba_attend(good->plan, stream, &a), "a block past the own block");
+        th_ok(&sessions[i], c, moba_stream_synchronize(good->context, stream), "moba_stream_synchronize");
         th_close(good);
         th_case_free(c);
     }
