@@ -14,8 +14,16 @@
         if (try_status != MOBA_OK) return try_status;                                                                  \
     } while (0)
 
-/** Warm-up lasts until both are reached: code, pages and clocks settle. */
-enum { WARM_UP_RUNS = 2, WARM_UP_MS = 50 };
+/** Warm-up lasts until both are reached: code, pages and clocks settle. A GPU that was idle while results were verified
+ * may take hundreds of milliseconds back to its full clock. */
+enum { WARM_UP_RUNS = 2, WARM_UP_MS = 50, WARM_UP_GPU_MS = 500 };
+
+static double warm_up_ms(const mobai_bench_device *device) {
+    moba_device_description d = MOBA_DEVICE_DESCRIPTION_INIT;
+    const bool known = moba_context_device(device->context, &d) == MOBA_OK;
+    const bool gpu = known && !d.is_software && strcmp(moba_context_backend(device->context), "cpu") != 0;
+    return gpu ? WARM_UP_GPU_MS : WARM_UP_MS;
+}
 
 static size_t tensor_bytes(const mobai_bench_problem *problem, int64_t rows, int32_t heads) {
     return (size_t)rows * (size_t)heads * (size_t)problem->head_dim *
@@ -207,9 +215,9 @@ static int by_time(const void *a, const void *b) {
 
 moba_status mobai_bench_time(mobai_bench_device *device, mobai_pass pass, int32_t repeat, mobai_timing *timing) {
     TRY(spoil(device, pass));
-    const double start = now_ms();
+    const double start = now_ms(), least_ms = warm_up_ms(device);
     double last = start, run_ms = 0.0;
-    for (int32_t i = 0; i < WARM_UP_RUNS || (last - start < WARM_UP_MS && i < 1000); i++) {
+    for (int32_t i = 0; i < WARM_UP_RUNS || (last - start < least_ms && i < 5000); i++) {
         TRY(run_pass(device, pass));
         TRY(moba_stream_synchronize(device->context, device->stream));
         const double now = now_ms();
