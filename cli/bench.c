@@ -339,7 +339,8 @@ static int check_all(bench_state *state, const bench_contexts *contexts) {
     for (size_t i = 0; i < contexts->n; i++) {
         moba_device_description device = MOBA_DEVICE_DESCRIPTION_INIT;
         if (moba_context_device(contexts->at[i], &device) == MOBA_OK) {
-            printf("%s%s (%s)", i == 0 ? "" : ", ", moba_context_backend(contexts->at[i]), device.name);
+            printf("%s%s (%s; %s; libmoba %s)", i == 0 ? "" : ", ", moba_context_backend(contexts->at[i]), device.name,
+                   device.driver, moba_version());
         }
     }
     printf(": %zu problems, %" PRId64 " passes verified, %" PRId64 " failed, %" PRId64
