@@ -49,7 +49,7 @@ typedef struct mobai_sm90_params {
     int32_t n_key_tiles; /* of a block: each writes a partial of dQ for every pick */
     int32_t row_tile;    /* gathered rows of a tile */
     int32_t n_workers;   /* work-groups that share the slice */
-    uint64_t parts; /* float32 [part][2][keys][head_dim]: dK and dV of the pieces of cut lists */
+    uint64_t parts;      /* float32 [part][2][keys][head_dim]: dK and dV of the pieces of cut lists */
     float softmax_scale;
 } mobai_sm90_params;
 
