@@ -53,7 +53,6 @@ static __device__ inline accumulator moba_product(int is_f16, frag a, frag b, ac
 #endif
 }
 #define PRODUCT(c, a, b) c = moba_product(DTYPE == 1, a, b, c)
-#define NARROW(x) (DTYPE == 1 ? moba_f16(x) : moba_bf16(x))
 
 /* Of the lane whose number in the wave differs in bit `bit`. */
 static __device__ inline u32 moba_other(u32 x, int bit) {
