@@ -99,13 +99,13 @@ template <bool ON> struct turn {
     }
 };
 
-/** Two values of P or dS; see compute(). */
+/** Two values of dS = P (dP - delta) of one key, in 16 bits; P as it was rounded for dV. */
 template <int BF16> static __device__ __forceinline__ uint32_t gradient(uint32_t p, float a, float b, float2 delta) {
     const float2 f = unpack16<BF16>(p);
     return pack16<BF16>(f.x * (a - delta.x), f.y * (b - delta.y));
 }
 
-/** One accumulator tile of 64 keys to global memory: as T with 16-byte stores, or as float32 in `part`. */
+/** Keys `key` and `key` + 8 of the tile to dK or dV in 16 bits; store_keys_f32: to float32 rows of `stride`. */
 template <int BF16, int D, int VEC>
 static __device__ __forceinline__ void store_keys(const float (&acc)[D / 2], float scale, const mobai_sm90_tensor &x,
                                                   const piece_info &info, int key) {
