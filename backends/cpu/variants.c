@@ -24,7 +24,7 @@ typedef struct attend_fit {
     double pair_flops, product_factor, block_rows, pick_ns, element_ns;
 } attend_fit;
 static const attend_fit ATTEND = {72.0, 1.07, 110.0, 11.0, 0.21};
-static const attend_fit ATTEND_BWD = {40.0, 1.05, 270.0, 53.0, 0.15};
+static const attend_fit ATTEND_BWD = {37.0, 0.97, 250.0, 49.0, 0.14};
 /* Products of a lane that several threads walk in waves: its dQ moves between their caches. */
 static const double WAVES_FACTOR = 1.27;
 /* Index: what a pick costs in counting and scattering. Gate: a row and a pick, beside the product with the centroids,

@@ -57,11 +57,16 @@ class Memory(support.Case):
 
     def test_others(self):
         self.refuse_in_turn("explain", "b1q64h1d16B16t2c,f32", output=lambda text: len(text.splitlines()), least_failures=10)
-        model = json.loads(moba("info", "--json").stdout)["backends"][-1]["devices"][0]["name"]
-        self.refuse_in_turn("info", "--json", output=lambda text: text.replace(f'"{model}"', '"CPU"'), least_failures=10)
         path = self.dir / "lines.jsonl"
         path.write_text(moba("bench", "b1q64h1d16B16t2c,f32", "--repeat=1", "--pass=fwd").stdout)
         self.refuse_in_turn("compare", path, least_failures=10)
+
+    def test_info(self):
+        backends = json.loads(moba("info", "--json").stdout)["backends"]
+        if any(b["built"] for b in backends if b["name"] != "cpu"):
+            self.skipTest("drivers abort, or cannot be opened, without memory: ci/test runs this in a build for the CPU alone")
+        model = backends[-1]["devices"][0]["name"]
+        self.refuse_in_turn("info", "--json", output=lambda text: text.replace(f'"{model}"', '"CPU"'), least_failures=10)
 
 
 if __name__ == "__main__":
