@@ -96,6 +96,17 @@ def popular(n, heads, block):
     return chosen.unsqueeze(1).expand(n, heads, 2).contiguous()
 
 
+def holes():
+    """A repeated id behind an illegal one counts once."""
+    n, block = 1024, 128
+    q, k, v, do = data(n, n, 2, 2, 128, torch.bfloat16)
+    selection = torch.full((n, 2, 4), -1, dtype=torch.int32, device=DEVICE)
+    selection[:, :, 0] = selection[:, :, 2] = 0
+    selection[:, :, 1] = 77
+    got = gradients(q, k, v, do, block_size=block, top_k=4, selection=selection)[2:]
+    return compare("holes", got, reference(q, k, v, do, selection, block, True, [0, n], [0, n]), torch.bfloat16)
+
+
 def cut_lists():
     """A list long enough to be cut: its pieces are summed, and every rerun gives the same bits."""
     for block, d, dtype in ((128, 128, torch.bfloat16), (64, 64, torch.float16)):
@@ -171,7 +182,7 @@ def extremes():
             return "%s: a gradient is not finite" % dtype
 
 
-TESTS = (float64, cut_lists, rerun, tails, slices, extremes)
+TESTS = (float64, holes, cut_lists, rerun, tails, slices, extremes)
 
 
 def main():

@@ -4,31 +4,7 @@
  * summed in rank order. The partials' column order (attend.cu) is
  * undone by a transpose within quads.
  */
-#include "common.cuh"
-
-/** 4 x 4 transpose of words over the lanes of a quad. */
-static __device__ __forceinline__ void transpose_quad(uint32_t (&v)[4], int quad) {
-    {
-        bool odd = quad & 1;
-        uint32_t a = odd ? v[0] : v[1], b = odd ? v[2] : v[3];
-        a = __shfl_xor_sync(MOBAI_FULL_WARP, a, 1);
-        b = __shfl_xor_sync(MOBAI_FULL_WARP, b, 1);
-        if (odd)
-            v[0] = a, v[2] = b;
-        else
-            v[1] = a, v[3] = b;
-    }
-    {
-        bool high = quad & 2;
-        uint32_t a = high ? v[0] : v[2], b = high ? v[1] : v[3];
-        a = __shfl_xor_sync(MOBAI_FULL_WARP, a, 2);
-        b = __shfl_xor_sync(MOBAI_FULL_WARP, b, 2);
-        if (high)
-            v[0] = a, v[1] = b;
-        else
-            v[2] = a, v[3] = b;
-    }
-}
+#include "picks.cuh"
 
 template <int BF16, int D, int VEC> static __device__ __forceinline__ void combine(const mobai_sm90_params &p) {
     constexpr int LANES = D / 8, PER_LANE = 32 / LANES; /* picks whose weight one lane computes */
@@ -45,37 +21,9 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
     const int64_t pick = ((int64_t)slice_g * rows + (real_row ? row : 0)) * p.top_k;
     const int32_t *selection = (const int32_t *)p.selection + ((int64_t)t * p.n_q_heads + h) * p.top_k;
 
-    /* which picks have a partial: the rule of index.cu */
     float weight[PER_LANE];
-    int before = -1;
-    bool ascending = true;
     int ids[PER_LANE];
-#pragma unroll
-    for (int i = 0; i < PER_LANE; i++) {
-        int x = i * LANES + lane, id = x < p.top_k ? __ldg(selection + x) : -1;
-        ids[i] = id >= 0 && id < legal ? id : -1;
-        int left = __shfl_up_sync(MOBAI_FULL_WARP, ids[i], 1, LANES);
-        left = lane == 0 ? before : left;
-        if (x > 0 && ids[i] >= 0 && (ids[i] <= left || left < 0)) ascending = false; /* a hole may hide a repeated id */
-        before = __shfl_sync(MOBAI_FULL_WARP, ids[i], LANES - 1, LANES);
-    }
-    if (!__all_sync(MOBAI_FULL_WARP, ascending)) {
-        int kept[PER_LANE];
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++)
-            kept[i] = ids[i];
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++)
-            for (int x = 0; x < LANES; x++) {
-                int other = __shfl_sync(MOBAI_FULL_WARP, ids[i], x, LANES);
-#pragma unroll
-                for (int j = 0; j < PER_LANE; j++)
-                    if (other >= 0 && ids[j] == other && j * LANES + lane > i * LANES + x) kept[j] = -1;
-            }
-#pragma unroll
-        for (int i = 0; i < PER_LANE; i++)
-            ids[i] = kept[i];
-    }
+    read_picks<LANES>(selection, p.top_k, legal, ids);
 
     const float *lse = (const float *)p.partial_ml;
     /* where each pick's partial is: its position in the kv head's index, or, without that map, as attend_places left it
@@ -147,22 +95,12 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
 #pragma unroll
     for (int j = 0; j < 4; j++)
         words[j] = pack16<BF16>(o[2 * j], o[2 * j + 1]);
-    transpose_quad(words, lane & 3);
+    transpose_words(words, lane & 3);
     if (!real_row) return;
     /* rows past the last sequence take its offset, which is 0 with cu_seqlens and cannot occur without */
     uint16_t *out = (uint16_t *)p.o.address + (int64_t)t * p.o.token_stride + h * p.o.head_stride +
                     batch_offset(p.o, s.index) + lane * 8;
-    if constexpr (VEC) {
-        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(out), "r"(words[0]), "r"(words[1]), "r"(words[2]),
-                     "r"(words[3])
-                     : "memory");
-    } else {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            out[2 * j] = (uint16_t)words[j];
-            out[2 * j + 1] = (uint16_t)(words[j] >> 16);
-        }
-    }
+    store_chunk<VEC>(out, words);
     if (lane == 0 && p.lse)
         ((float *)p.lse)[(int64_t)h * p.total_q + t] =
             sum == 0.0f ? -INFINITY : (greatest + log2_approx(sum)) * 0.693147180559945309f;

@@ -23,7 +23,7 @@ static __device__ __forceinline__ void read_picks(const int32_t *selection, int 
         ids[i] = id >= 0 && id < legal ? id : -1;
         int left = __shfl_up_sync(MOBAI_FULL_WARP, ids[i], 1, LANES);
         left = lane == 0 ? before : left;
-        if (ids[i] >= 0 && ids[i] <= left) ascending = false;
+        if (x > 0 && ids[i] >= 0 && (ids[i] <= left || left < 0)) ascending = false; /* a hole may hide a repeated id */
         before = __shfl_sync(MOBAI_FULL_WARP, ids[i], LANES - 1, LANES);
     }
     if (__all_sync(MOBAI_FULL_WARP, ascending)) return;
