@@ -18,20 +18,9 @@ import torch
 
 import moba.torch as mt
 import safetensors_io
+from peers import median_ms
 
 BATCH, REPEAT = 8, 15
-
-
-def median_ms(run):
-    for _ in range(3):
-        run()
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(REPEAT)]
-    for begin, end in events:
-        begin.record()
-        run()
-        end.record()
-    torch.cuda.synchronize()
-    return sorted(begin.elapsed_time(end) for begin, end in events)[REPEAT // 2]
 
 
 def measure(q, k, v, block, top):
@@ -40,8 +29,8 @@ def measure(q, k, v, block, top):
     dout = torch.randn_like(q)
     o, _, selection = mt.moba_attention(q, k, v, block_size=block, top_k=top, return_routing=True)
     with torch.no_grad():
-        forward = median_ms(lambda: mt.moba_attention(q, k, v, block_size=block, top_k=top))
-    backward = median_ms(lambda: torch.autograd.grad(o, (q, k, v), dout, retain_graph=True))
+        forward = median_ms(lambda: mt.moba_attention(q, k, v, block_size=block, top_k=top), REPEAT)["median"]
+    backward = median_ms(lambda: torch.autograd.grad(o, (q, k, v), dout, retain_graph=True), REPEAT)["median"]
     rows = selection.view(BATCH, -1, *selection.shape[1:])[0]
     n_blocks = -(-q.shape[1] // block)
     lists = torch.stack([torch.bincount(rows[:, h][rows[:, h] >= 0], minlength=n_blocks) for h in range(q.shape[2])])

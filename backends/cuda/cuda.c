@@ -56,10 +56,7 @@ static mobai_caps caps_of(cu_device device) {
     /* two transfers a clock; 0.9 of it is what copies reach */
     caps.copy_gbytes = 0.9 * 2e-6 * attribute(device, CU_ATTRIBUTE_MEMORY_CLOCK_KHZ) *
                        (attribute(device, CU_ATTRIBUTE_MEMORY_BUS_BITS) / 8.0);
-    if (!(caps.copy_gbytes > 0)) caps.copy_gbytes = 500.0;
-    if (!(caps.matrix_gflops > 0)) caps.matrix_gflops = 50e3;
-    caps.default_workspace_limit = (size_t)1100 << 20;
-    if (caps.default_workspace_limit > caps.memory_bytes / 8) caps.default_workspace_limit = caps.memory_bytes / 8;
+    mobai_driver_complete_caps(&caps);
     return caps;
 }
 

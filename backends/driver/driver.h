@@ -98,6 +98,9 @@ typedef struct mobai_driver_device {
 moba_status mobai_driver_device_begin(mobai_driver_device *base, const mobai_driver *driver);
 void mobai_driver_device_end(mobai_driver_device *base);
 
+/** Rates that a driver does not tell, and the default workspace limit: 1100 MiB, at most an eighth of the memory. */
+void mobai_driver_complete_caps(mobai_caps *caps);
+
 /* Slots of mobai_backend. */
 moba_status mobai_driver_buffer_create(mobai_device *device, size_t bytes, moba_buffer *out);
 void mobai_driver_buffer_destroy(mobai_device *device, moba_buffer buffer);

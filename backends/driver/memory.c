@@ -29,6 +29,13 @@ moba_status mobai_driver_device_begin(mobai_driver_device *base, const mobai_dri
 
 void mobai_driver_device_end(mobai_driver_device *base) { pthread_mutex_destroy(&base->lock); }
 
+void mobai_driver_complete_caps(mobai_caps *caps) {
+    if (!(caps->copy_gbytes > 0)) caps->copy_gbytes = 500.0;
+    if (!(caps->matrix_gflops > 0)) caps->matrix_gflops = 50e3;
+    caps->default_workspace_limit = (size_t)1100 << 20;
+    if (caps->default_workspace_limit > caps->memory_bytes / 8) caps->default_workspace_limit = caps->memory_bytes / 8;
+}
+
 /** Every mobai_device of this layer begins with its mobai_driver_device. */
 static const mobai_driver *driver_of(const mobai_device *device) {
     return ((const mobai_driver_device *)(const void *)device)->driver;

@@ -54,10 +54,7 @@ static mobai_caps caps_of(int device) {
     /* 0.8 of the peak is what copies reach */
     caps.copy_gbytes = 0.8 * arch->transfers * 1e-6 * attribute(device, HIP_ATTRIBUTE_MEMORY_CLOCK_KHZ) *
                        (attribute(device, HIP_ATTRIBUTE_MEMORY_BUS_BITS) / 8.0);
-    if (!(caps.copy_gbytes > 0)) caps.copy_gbytes = 500.0;
-    if (!(caps.matrix_gflops > 0)) caps.matrix_gflops = 50e3;
-    caps.default_workspace_limit = (size_t)1100 << 20;
-    if (caps.default_workspace_limit > caps.memory_bytes / 8) caps.default_workspace_limit = caps.memory_bytes / 8;
+    mobai_driver_complete_caps(&caps);
     return caps;
 }
 
