@@ -28,7 +28,10 @@ static void print_device(int32_t index, const moba_device_description *device) {
     printf("  device %d: %s%s\n", index, device->name, device->is_software ? " (software: used only when named)" : "");
     printf("    driver        %s\n", device->driver[0] ? device->driver : "none");
     printf("    memory        %.1f GiB\n", (double)device->memory_bytes / (1024.0 * 1024.0 * 1024.0));
-    printf("    compute units %d\n", device->n_compute_units);
+    if (device->n_compute_units > 0)
+        printf("    compute units %d\n", device->n_compute_units);
+    else
+        printf("    compute units not told by the driver\n");
     printf("    capabilities  %s\n", device->capabilities[0] ? device->capabilities : "none");
 }
 

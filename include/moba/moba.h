@@ -117,7 +117,8 @@ typedef struct moba_device_description {
     char driver[128];        /**< driver name and version */
     char capabilities[256];  /**< space-separated names that MOBA_CAPS_MASK accepts */
     uint64_t memory_bytes;   /**< total device memory */
-    int32_t n_compute_units; /**< cores, multiprocessors, compute units; CPU: threads the context would use */
+    int32_t n_compute_units; /**< cores, multiprocessors, compute units; CPU: threads the context would use; 0 where
+                                 the driver does not tell (Vulkan) */
     int32_t is_software;     /**< 1: a GPU API run by the CPU (PoCL, lavapipe) */
 } moba_device_description;
 #define MOBA_DEVICE_DESCRIPTION_INIT                                                                                   \
