@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench/peers.py where there is no GPU: what its verification accepts and refuses, its table, its refusals."""
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import moba.torch as mt
+
+PATH = pathlib.Path(__file__).resolve().parents[2] / "bench" / "peers.py"
+spec = importlib.util.spec_from_file_location("peers", PATH)
+peers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(peers)
+BLOCK, TOP = 16, 3
+
+
+@pytest.fixture(params=[(2, 2), (4, 2)])
+def run(request):
+    """(q, k, v, o, lse, selection, dout, [dq, dk, dv]) of a length that ends within a block"""
+    heads, kv_heads = request.param
+    q, k, v = (torch.randn(2, 150, h, 32).bfloat16().requires_grad_() for h in (heads, kv_heads, kv_heads))
+    o, lse, selection = mt.moba_attention(q, k, v, block_size=BLOCK, top_k=TOP, return_routing=True)
+    dout = torch.randn_like(o)
+    gradients = torch.autograd.grad(o, (q, k, v), dout)
+    return (*(x.detach() for x in (q, k, v, o)), lse, selection, dout, [x.clone() for x in gradients])
+
+
+def gradient_error(run):
+    q, k, v, _, _, selection, dout, gradients = run
+    return peers.verify_gradients(q, k, v, dout, selection, *gradients, BLOCK, TOP)
+
+
+def test_right_results_are_verified(run):
+    error, lse_error, regret = peers.verify(*run[:6], BLOCK, TOP)
+    assert error < peers.TOLERANCE["fwd"]["bf16"] and lse_error < 1e-4 and regret < 1e-3
+    assert gradient_error(run) < peers.TOLERANCE["bwd"]["bf16"]
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("wrong", [lambda x: x.mul_(1.02), lambda x: x[:, 149].zero_(), lambda x: x.fill_(float("nan"))])
+def test_wrong_gradients_are_not(run, which, wrong):
+    wrong(run[-1][which])
+    assert not gradient_error(run) <= peers.TOLERANCE["bwd"]["bf16"]
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x.fill_(float("nan")), lambda x: x[..., 149].add_(0.1)])
+def test_a_wrong_lse_is_not(run, wrong):
+    wrong(run[4])
+    assert peers.verify(*run[:6], BLOCK, TOP)[1] > 1e-2
+
+
+def test_table(capsys):
+    record = lambda ms, ok: {"ms": {"median": ms}, "workspace_bytes": 3 << 20, "useful_tflops": 7.4, "verified": ok}  # noqa: E731
+    records = [{"fwd": record(1.0, True), "bwd": record(2.0, True)}, {"fwd": record(1.5, True), "bwd": record(2.5, False)}]
+    peers.print_rows(64, ["fwd", "bwd"], records, [{"fwd": {"median": 3.0}, "bwd": {"median": 10.0}}, {}])
+    peers.print_rows(64, ["bwd"], [{}, {}], [{}, {}])
+    assert capsys.readouterr().out.splitlines() == [
+        "| 64 | fwd | 1.000 | 1.500 | 3 | 3.000 | - | 2.00 | 7 |",
+        "| 64 | bwd | 2.000 | 2.500 NOT VERIFIED | 3 | 10.000 | - | 4.00 | 7 |",
+        "| 64 | sum | 3.000 | 4.000 |  | 13.000 | - | 3.25 |  |",
+        "| 64 | bwd | - | - | - | - | - | - | - |"]
+
+
+@pytest.mark.parametrize("args,sentence", [
+    (["--pass", "fwd,both"], "argument --pass: 'both' is none of fwd, bwd"),
+    (["--lengths", "8192,0"], "argument --lengths: invalid lengths value: '8192,0'"),
+    (["--peers", "MATH"], "argument --peers: 'MATH' is none of CUDNN_ATTENTION, FLASH_ATTENTION"),
+    (["--dtype", "f32"], "argument --dtype: invalid choice: 'f32'"),
+])
+def test_refusals(args, sentence):
+    done = subprocess.run([sys.executable, str(PATH), *args], capture_output=True, text=True)
+    assert done.returncode == 2 and sentence in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu():
+    done = subprocess.run([sys.executable, str(PATH), "--pass", "fwd,bwd"], capture_output=True, text=True)
+    assert done.returncode == 2 and "torch finds no CUDA device" in done.stderr
