@@ -8,7 +8,7 @@ Text: the source of Python's standard library and /usr/share/common-licenses. In
 a value byte, drawn anew for each sequence, stand together at random places; where a key is seen again, its value is
 scored. Layers alternate: a local one (the last 16 to 32 bytes, with rotary positions) and a global one without positions,
 which is dense or routed. Variants differ in nothing but the global layers; all routed ones read the same number of keys. All
-go on from one dense warm-up on sequences so short that routing would select every block.
+go on from one dense warm-up on sequences so short that routing would select every block, and which must have learned to recall.
 
 Writes results.md, results.json, curves.png and curves.svg, and with --dump the queries, keys and values of each global layer
 of the routed variant with the smallest blocks. docs/science.md reads the results.
@@ -51,20 +51,22 @@ class Setting:
     eval_batches: int = 8
     warm_length: int = 256
     recall_steps: int = 600  # of the warm-up, at most, on recall alone and warm_length: until it is right in 95 % of cases
+    attempts: int = 3  # at a warm-up: weights that did not find recall in those steps are given up for others
+    recall_needed: float = 0.9  # after the warm-up, on held-out text; below it a seed is not compared
     warm_steps: int = 250  # of the warm-up, on text and recall and keys_read bytes, where routing would select every block
     steps: int = 400
     lr: float = 4e-3
     seeds: tuple = (0,)
-    budget: float = 0.0  # seconds for all training; 0: `steps` as given
+    budget: float = 0.0  # seconds for all seeds, measurements included; 0: `steps` as given
 
 
 SMOKE = Setting(length=256, dim=32, heads=2, layers=2, batch=2, keys_read=64, blocks=(32, 16), events=48,
-                tail=64, probes=(256, 512), eval_batches=1, warm_length=64, recall_steps=4, warm_steps=4,
-                steps=4)
+                tail=64, probes=(256, 512), eval_batches=1, warm_length=64, recall_steps=4, attempts=2, recall_needed=0.0,
+                warm_steps=4, steps=4)
 SMALL = Setting(length=512, dim=64, heads=1, layers=4, batch=8, keys_read=128, blocks=(64, 32, 16), tail=128, probes=(512, 1024),
                 eval_batches=8, recall_steps=800, warm_steps=100, steps=150, lr=6e-3)
 SHORT = Setting()
-LONG = dataclasses.replace(SHORT, warm_steps=600, steps=1200, seeds=(0, 1, 2))
+LONG = dataclasses.replace(SHORT, seeds=(0, 1, 2))
 
 
 # ----------------------------------------------------------------------------------------------------- text --
@@ -285,15 +287,31 @@ class Run:
         return time.monotonic() - begin
 
     def warm_up(self):
-        """Recall alone until it is learned, then text and recall on longer sequences; steps made."""
+        """Recall alone until it is learned or recall_steps are over: whether it is, and steps made."""
         s, self.length, at = self.s, self.s.warm_length, 0
-        while at < s.recall_steps and (at % 50 or not at or self.curve[-1][3] < 0.95):
+        while at < s.recall_steps:
             self.step(at, s.recall_steps, decay=False, text_weight=0.0)
             at += 1
-        self.length = s.keys_read
-        for i in range(s.warm_steps):
-            self.step(at + i, at + s.warm_steps, decay=False)
-        return at + s.warm_steps
+            if at % 50 == 0 and self.curve[-1][3] >= 0.95:
+                return True, at
+        return False, at
+
+    def lengthen(self, at):
+        """The warm-up's second part, from step `at` on: text and recall on longer sequences; steps made in all."""
+        self.length = self.s.keys_read
+        for i in range(self.s.warm_steps):
+            self.step(at + i, at + self.s.warm_steps, decay=False)
+        return at + self.s.warm_steps
+
+    @torch.no_grad()
+    def recall(self):
+        """Share of recalls that are right on held-out text, in sequences like those trained on last."""
+        generator, right, n = torch.Generator(self.device).manual_seed(8), 0, 0
+        for _ in range(self.s.eval_batches):
+            tokens, _, asked = training_batch(self.texts[1], self.s, self.length, generator)
+            right += ((self.logits(tokens[:, :-1]).argmax(-1) == tokens[:, 1:]) & asked).sum().item()
+            n += asked.sum().item()
+        return right / max(n, 1)
 
     @torch.no_grad()
     def measure(self):
@@ -321,26 +339,54 @@ def wait(device):
         torch.cuda.synchronize()
 
 
+def warm_up(s, seed, texts, device):
+    """(run, record) of a dense model that has learned to recall, or of the last attempt at one."""
+    for attempt in range(s.attempts):
+        run = Run(s, Variant("warm-up"), seed + 100 * attempt, texts, device)
+        found, steps = run.warm_up()
+        if found:
+            break
+        print("seed %d, attempt %d: no recall after %d steps" % (seed, attempt + 1, steps), flush=True)
+    steps = run.lengthen(steps)
+    record = {"variant": "warm-up", "seed": seed, "attempts": attempt + 1, "steps": steps, "recall": run.recall()}
+    print(json.dumps(record), flush=True)
+    return run, {**record, "curve": run.curve}
+
+
 def steps_within(seconds, s, choices, texts, device):
-    """How many steps each variant can make when all together may take that many seconds."""
-    begin, each = time.monotonic(), 0.0
+    """How many steps each variant can make, each of them measured, when all together may take that many seconds."""
+    begin, each, measuring = time.monotonic(), 0.0, 0.0
     for variant in choices:
         run = Run(s, variant, 0, texts, device)
         run.train(0, 3, 1000)
-        took = run.train(3, 9, 1000) / 6
+        took = run.train(3, 13, 1000) / 10
         each += took * (1.0 if variant.dense_from == 1 else 1 - variant.dense_from)
+        run.measure()
+        wait(device)
+        before = time.monotonic()
+        run.measure()
+        measuring += time.monotonic() - before
         print("%s: %.1f ms a step" % (variant.name, 1e3 * took), flush=True)
-    seconds -= time.monotonic() - begin
+    seconds -= time.monotonic() - begin + measuring
     return max(20, int(seconds / each) // 20 * 20)
 
 
-def train_all(s, choices, texts, device):
-    """Results a variant and seed, and the last routed run. A variant that turns dense late goes on from the routed one it shares its start with."""
-    results, kept, n_steps = [], None, 0 if s.budget else s.steps
-    for seed in s.seeds:
+def train_all(s, choices, texts, device, save=lambda results: None):
+    """Results a variant and seed, and the first seed's routed run with the smallest blocks.
+
+    A variant that turns dense late goes on from the routed one it shares its start with. ``save`` is called with the results after each seed. With a budget, a seed that would end past it is not begun."""
+    results, kept, n_steps, start = [], None, 0 if s.budget else s.steps, time.monotonic()
+    for i, seed in enumerate(s.seeds):
         begin = time.monotonic()
-        warm = Run(s, Variant("warm-up"), seed, texts, device)
-        results.append({"variant": "warm-up", "seed": seed, "steps": warm.warm_up(), "curve": warm.curve})
+        if s.budget and i and begin - start + 0.9 * (begin - start) / i > s.budget:
+            print("%d of %d seeds within the budget" % (i, len(s.seeds)), flush=True)
+            break
+        warm, record = warm_up(s, seed, texts, device)
+        results.append(record)
+        if record["recall"] < s.recall_needed:
+            print("seed %d: the dense model recalls %.1f %% after the warm-up; a comparison would say nothing" %
+                  (seed, 100 * record["recall"]), flush=True)
+            continue
         n_steps = n_steps or steps_within(s.budget / len(s.seeds) - (time.monotonic() - begin), s, choices, texts, device)
         half_way = {}
         for variant in choices:
@@ -366,8 +412,10 @@ def train_all(s, choices, texts, device):
                       "ms_a_step": 1e3 * (seconds + tail_seconds) / n_steps, **run.measure()}
             print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
             results.append({**record, "curve": run.curve})
-            if variant.block == s.blocks[-1] and routed[1:] == (0, 0) and variant.dense_from == 1 and seed == s.seeds[0]:
+            if variant.block == s.blocks[-1] and routed[1:] == (0, 0) and variant.dense_from == 1 and not kept:
                 kept = run
+        results[-1]["seconds_of_seed"] = time.monotonic() - begin
+        save(results)
     return results, kept
 
 
@@ -385,7 +433,7 @@ def table(s, results):
     names = {"loss": "loss", "tail_loss": "loss, last %d" % s.tail, **{p: "recall at %s" % p[7:] for p in probes},
              "ms_a_step": "ms a step"}
     lines = ["| global layers | " + " | ".join(names.values()) + " |", "| --- |" + " --- |" * len(names)]
-    for variant in dict.fromkeys(r["variant"] for r in results if "loss" in r):
+    for variant in dict.fromkeys(r["variant"] for r in results):
         rows = [r for r in results if r["variant"] == variant]
         cells = []
         for field in names:
@@ -441,23 +489,46 @@ def smooth(values, keep=0.7):
 
 
 @torch.no_grad()
-def dump(run, folder):
-    """Queries, keys and values of every global layer on one held-out sequence of probes, float16, as moba run --input
-    reads them: a file a layer."""
+def dump(run, folder, lengths):
+    """Queries, keys and values of every global layer on one held-out sequence of probes a length, float16, as
+    moba run --input reads them: a file a layer and length."""
     import safetensors_io
 
-    tokens, _ = probe_batch(run.texts[1], run.s, run.s.length, torch.Generator(run.device).manual_seed(9))
+    for length in lengths:
+        tokens, _ = probe_batch(run.texts[1], run.s, length, torch.Generator(run.device).manual_seed(9))
 
-    def keep(index):
-        def hook(module, args):
-            arrays = {name: x[0].half().cpu().numpy() for name, x in zip("qkv", module.project(*args))}
-            safetensors_io.save(folder / ("qkv_%d.safetensors" % index), arrays, {"made by": "examples/train_lm.py --dump"})
-        return hook
+        def keep(index):
+            def hook(module, args):
+                arrays = {name: x[0].half().cpu().numpy() for name, x in zip("qkv", module.project(*args))}
+                safetensors_io.save(folder / ("qkv_%d_%d.safetensors" % (index, length)), arrays,
+                                    {"made by": "examples/train_lm.py --dump"})
+            return hook
 
-    hooks = [x.attention.register_forward_pre_hook(keep(i)) for i, x in enumerate(run.model.global_layers())]
-    run.logits(tokens[:1, :-1])
-    for hook in hooks:
-        hook.remove()
+        hooks = [x.attention.register_forward_pre_hook(keep(i)) for i, x in enumerate(run.model.global_layers())]
+        run.logits(tokens[:1, :-1])
+        for hook in hooks:
+            hook.remove()
+
+
+def report(s, results, name, folder):
+    """Writes tables, curves and results; the tables."""
+    trained = [r for r in results if "loss" in r]
+    if not trained:
+        return "no seed's warm-up learned to recall: there is nothing to compare\n"
+    n_parameters = sum(p.numel() for p in Model(s, 0, 0, 0).parameters())
+    about = "%s, torch %s, %d steps of %d x %d bytes, %.2f M parameters, %d of %d seeds" % (
+        name, torch.__version__, trained[-1]["steps"], s.batch, s.length, n_parameters / 1e6, len({r["seed"] for r in trained}),
+        len(s.seeds))
+    warm = "; ".join("seed %d: %d steps, attempt %d, recall %.1f %%" % (r["seed"], r["steps"], r["attempts"], 100 * r["recall"])
+                     for r in results if "attempts" in r)
+    text = "%s\n\nWarm-up: %s\n\n%s\n" % (about, warm, table(s, trained))
+    dense = [r["recall_%d" % s.length] for r in trained if r["variant"] == "dense"]
+    if dense and min(dense) < s.recall_needed:
+        text += "\nDense recall ends below %.0f %%: its gap to the others says nothing.\n" % (100 * s.recall_needed)
+    (folder / "results.md").write_text(text)
+    (folder / "results.json").write_text(json.dumps({"about": about, "setting": dataclasses.asdict(s), "results": results}))
+    draw(results, folder)
+    return text
 
 
 def main():
@@ -466,11 +537,13 @@ def main():
     size.add_argument("--smoke", action="store_true", help="seconds on a CPU: that everything runs, not that anything is learned")
     size.add_argument("--small", action="store_true", help="512 bytes and blocks of 64, 32 and 16: some 10 minutes on a CPU core")
     size.add_argument("--short", action="store_true", help="one seed, under 10 minutes on an H100 (the default)")
-    size.add_argument("--long", action="store_true", help="three seeds, 1500 steps")
+    size.add_argument("--long", action="store_true", help="the short setting with three seeds")
     parser.add_argument("--out", default="results", type=pathlib.Path, help="folder for tables, curves and dumps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", help="variants whose name matches this regular expression")
-    parser.add_argument("--dump", action="store_true", help="q, k, v of the global layers of the last routed variant")
+    parser.add_argument("--dump", metavar="LENGTHS", nargs="?", const="",
+                        help="q, k, v of the global layers of the first seed's routed variant with the smallest blocks, on a sequence "
+                        "of each of LENGTHS, or as long as those trained on")
     for field in dataclasses.fields(Setting):
         default = getattr(SHORT, field.name)
         if field.type in (int, float):
@@ -487,22 +560,15 @@ def main():
         parser.error("no variant's name matches %r; they are %s" % (args.only, "; ".join(v.name for v in variants(s))))
     args.out.mkdir(parents=True, exist_ok=True)
     texts = tuple(text.to(device) for text in corpus())
-    n_parameters = sum(p.numel() for p in Model(s, 0, 0, 0).parameters())
-    print("%s; %.1f MB of text, %.1f MB held out; %.2f M parameters" %
-          (s, texts[0].numel() / 1e6, texts[1].numel() / 1e6, n_parameters / 1e6), flush=True)
-
-    results, kept = train_all(s, choices, texts, device)
-    n_steps = results[-1]["steps"]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    about = "%s, torch %s, %d steps of %d x %d bytes, %.2f M parameters" % (name, torch.__version__, n_steps, s.batch, s.length,
-                                                                          n_parameters / 1e6)
-    (args.out / "results.md").write_text(about + "\n\n" + table(s, results) + "\n")
-    (args.out / "results.json").write_text(json.dumps({"about": about, "setting": dataclasses.asdict(s), "results": results}))
-    draw(results, args.out)
-    if args.dump and kept:
-        dump(kept, args.out)
-    print("\n%s\n\n%s" % (about, table(s, results)))
+    print("%s; %s, %.1f MB of text, %.1f MB held out" % (s, name, texts[0].numel() / 1e6, texts[1].numel() / 1e6), flush=True)
+
+    results, kept = train_all(s, choices, texts, device, lambda so_far: report(s, so_far, name, args.out))
+    print("\n" + report(s, results, name, args.out))
+    if args.dump is not None and kept:
+        dump(kept, args.out, [int(n) for n in args.dump.split(",")] if args.dump else [s.length])
+    return 0 if any("loss" in r for r in results) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -63,7 +63,7 @@ def test_smoke_setting(tmp_path):
     lines = (tmp_path / "results.md").read_text().splitlines()
     assert [x.split("|")[1].strip() for x in lines if x.startswith("|")][2:] == names
     import safetensors_io  # beside train_lm's own folders on sys.path
-    q = safetensors_io.load(tmp_path / "qkv_0.safetensors")["q"]
+    q = safetensors_io.load(tmp_path / "qkv_0_256.safetensors")["q"]
     assert q.shape == (256, 2, 16) and q.any()
 
 
