@@ -374,7 +374,8 @@ def steps_within(seconds, s, choices, texts, device):
 def train_all(s, choices, texts, device, save=lambda results: None):
     """Results a variant and seed, and the first seed's routed run with the smallest blocks.
 
-    A variant that turns dense late goes on from the routed one it shares its start with. ``save`` is called with the results after each seed. With a budget, a seed that would end past it is not begun."""
+    A variant that turns dense late goes on from the routed one it shares its start with. ``save`` is called with the results
+    after each seed. With a budget, a seed that would end past it is not begun."""
     results, kept, n_steps, start = [], None, 0 if s.budget else s.steps, time.monotonic()
     for i, seed in enumerate(s.seeds):
         begin = time.monotonic()
@@ -542,8 +543,8 @@ def main():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", help="variants whose name matches this regular expression")
     parser.add_argument("--dump", metavar="LENGTHS", nargs="?", const="",
-                        help="q, k, v of the global layers of the first seed's routed variant with the smallest blocks, on a sequence "
-                        "of each of LENGTHS, or as long as those trained on")
+                        help="q, k, v of the global layers of the first seed's routed variant with the smallest blocks, on a "
+                        "sequence of each of LENGTHS, or as long as those trained on")
     for field in dataclasses.fields(Setting):
         default = getattr(SHORT, field.name)
         if field.type in (int, float):

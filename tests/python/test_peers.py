@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench/peers.py where there is no GPU: what its verification accepts and refuses, its table, its refusals."""
+"""bench/peers.py and bench/real_routing.py where there is no GPU: what is verified and what not, tables, refusals."""
 import importlib.util
 import pathlib
 import subprocess
@@ -79,3 +79,18 @@ def test_refusals(args, sentence):
 def test_without_a_gpu():
     done = subprocess.run([sys.executable, str(PATH), "--pass", "fwd,bwd"], capture_output=True, text=True)
     assert done.returncode == 2 and "torch finds no CUDA device" in done.stderr
+
+
+def test_real_routing(monkeypatch):
+    """The longest list: of 4 blocks, block 0 is chosen by every row."""
+    monkeypatch.syspath_prepend(str(PATH.parent))
+    import real_routing
+
+    selection = torch.stack([torch.zeros(64, dtype=torch.int32), torch.arange(64, dtype=torch.int32) // 16], 1)[:, None]
+    assert real_routing.largest_list(selection.repeat(2, 1, 1), 2, 4) == (64 + 16) / 32
+    monkeypatch.setattr(real_routing, "median_ms", lambda run, repeat: {"median": run() is not None})
+    q, k, v = torch.randn(3, 200, 2, 32).unbind(0)
+    forward, backward, longest, right = real_routing.measure(q, k, v, 16, 3, "cpu", 2)
+    assert forward and backward and right and 1 <= longest < 13
+    done = subprocess.run([sys.executable, str(PATH.parent / "real_routing.py")], capture_output=True, text=True)
+    assert done.returncode == 2 and "usage: real_routing.py FILE" in done.stderr
