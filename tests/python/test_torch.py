@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the operator lives in PyTorch: compile, fake tensors, checkpointing, autocast, DDP, the module, errors, plans."""
 import os
+import pathlib
+import re
 import tempfile
 
 import pytest
@@ -128,6 +130,22 @@ def test_autocast():
     assert o.sum().backward() is None and q.grad.dtype == torch.float32
 
 
+def test_compile_with_autocast_and_checkpointing():
+    layer = mt.MobaAttention(32, 2, kconv_width=3, **SMALL)
+    x = torch.randn(2, 70, 32, requires_grad=True)
+
+    def run(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return checkpoint(layer, x, use_reentrant=False)
+
+    want = run(x)
+    got = torch.compile(run, fullgraph=True, backend="aot_eager")(x)
+    assert got.dtype == torch.bfloat16 and torch.equal(got, want)
+    leaves = (x, *layer.parameters())
+    for g, ref in zip(torch.autograd.grad(got.sum(), leaves), torch.autograd.grad(want.sum(), leaves)):
+        torch.testing.assert_close(g, ref)
+
+
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -199,6 +217,13 @@ def test_backward_through_a_call_that_kept_nothing():
         o.sum().backward()
 
 
+def test_gradients_of_gradients_are_refused():
+    q, k, v = data(1, 70, 2, 16)
+    first, = torch.autograd.grad(mt.moba_attention(q, k, v, **SMALL).sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="moba.attention_backward.default but no autograd formula"):
+        first.sum().backward()
+
+
 def test_plans_are_cached_and_bounded():
     q, k, v = (x.detach() for x in data(1, 70, 2, 16))
     mt.moba_attention(q, k, v, **SMALL)
@@ -231,6 +256,30 @@ def test_module_modes(packed):
         results.append((y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))))
     for a, b in zip(*results):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_one_layer_may_be_dense():
+    layers = torch.nn.Sequential(*(mt.MobaAttention(32, 2, **SMALL) for _ in range(2)))
+    x = torch.randn(1, 120, 32)
+    sparse = layers(x)
+    layers[1].dense = True
+    first = layers[0](x)
+    torch.testing.assert_close(layers(x), layers[1](first))
+    assert (layers(x) - sparse).abs().max() > 1e-4
+    mt.set_dense(layers, False)
+    assert torch.equal(layers(x), sparse)
+
+
+def test_training_as_in_the_readme():
+    readme = pathlib.Path(__file__).resolve().parents[2] / "README.md"
+    lines = re.search(r"^```python\n(.*?)^```$", readme.read_text(), re.S | re.M).group(1).splitlines()
+    assert len(lines) == 6
+    names = {}
+    exec("\n".join(lines[:-1]), names)
+    before = [p.detach().clone() for p in names["layer"].parameters()]
+    exec(lines[-1], names)
+    after = list(names["layer"].parameters())
+    assert len(after) == 3 and all(p.grad.any() and (p != b).any() for p, b in zip(after, before))
 
 
 def test_key_convolution_starts_as_the_identity():
