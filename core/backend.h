@@ -92,7 +92,9 @@ typedef enum mobai_stage {
  *   combine     o and lse of the slice's rows from the partials.
  *   delta       delta[h][t] = sum_d dout * o, float32.
  *   attend_bwd  dk (or dkprime with a key convolution) and dv of the slice's kv heads; flow ONE_PASS also dq;
- *               other flows dq partials.
+ *               other flows dq partials. Only these are cut by query range: the ranges of a slice's kv heads come in
+ *               ascending order, what keys have from ranges so far is kept in dkv_sums, and the last range that has
+ *               rows of a key, or any later one, writes its dk and dv.
  *   dq_sum      dq from the partials, in rank order.
  *   kconv_bwd   dk and dkconv_weight from dkprime.
  * Rows without keys get o = 0, lse = -inf; storage rows past the last sequence likewise; unselected keys and
@@ -127,6 +129,8 @@ typedef struct mobai_stage_args {
     int64_t index_row_stride;
     moba_buffer partials;   /* flow's own format, mobai_variant.partial_bytes for each pick of the slice */
     moba_buffer partial_ml; /* float32 [picks of the slice][2]: max of the scores in the flow's own unit, sum */
+    moba_buffer dkv_sums;   /* attend_bwd's own, none in runs of one query range: float32 [2][kv heads of the
+                               slice][total_k][head_dim]. Kept from one query range to the next */
     moba_buffer delta;      /* float32 [n_q_heads][total_q] */
     moba_buffer dkprime;    /* float32 [total_k][n_kv_heads][head_dim] */
     moba_buffer scratch;    /* mobai_variant.scratch_bytes, for this launch only */

@@ -100,7 +100,10 @@ bool mobai_layout_pass(const moba_plan *plan, mobai_pass pass, int32_t slice_kv_
         if (!mobai_mul_size((size_t)slice_kv_heads * (size_t)plan->group, (size_t)slice_queries, &picks))
             a.overflow = true;
         l.partials = take(&a, picks, (size_t)p->top_k, each, 1);
-        if (pass == MOBAI_PASS_FORWARD) l.partial_ml = take(&a, picks, (size_t)p->top_k, 2, sizeof(float));
+        if (pass == MOBAI_PASS_FORWARD)
+            l.partial_ml = take(&a, picks, (size_t)p->top_k, 2, sizeof(float));
+        else if (slice_queries < p->max_total_q)
+            l.dkv_sums = take(&a, 2 * (size_t)slice_kv_heads, rows_k, head_dim, sizeof(float));
     }
     size_t scratch = 0, kept = 0;
     for (int s = 0; s < MOBAI_STAGE_COUNT; s++) {
@@ -130,46 +133,67 @@ static moba_status too_large(const moba_plan *plan, const char *what) {
         8 * sizeof(size_t));
 }
 
+/** Query rows of a slice when all are cut into `n` ranges as equal as their granularity allows. */
+static int64_t range_queries(const moba_plan *plan, int64_t n) {
+    int64_t rows = mobai_ceil_div(plan->problem.max_total_q, n);
+    return mobai_min64(mobai_ceil_div(rows, MOBAI_MIN_SLICE_QUERIES) * MOBAI_MIN_SLICE_QUERIES,
+                       plan->problem.max_total_q);
+}
+
+/** Lays out the smallest slices there are: one kv head, and the fewest query rows, or all of them where the sums that
+ *  the backward keeps between query ranges would take more than cutting saves. */
+static bool lay_out_least(const moba_plan *plan, mobai_pass pass, mobai_layout *least) {
+    mobai_layout whole;
+    int64_t rows = plan->problem.max_total_q;
+    bool cut = mobai_layout_pass(plan, pass, 1, mobai_min64(MOBAI_MIN_SLICE_QUERIES, rows), least);
+    if (!mobai_layout_pass(plan, pass, 1, rows, &whole)) return cut;
+    if (!cut || whole.bytes <= least->bytes) *least = whole;
+    return true;
+}
+
 /**
  * Finds the fewest slices whose workspace stays within the limit: first by whole kv heads, then, with one kv head
  * a slice, by query range. Kernels that write no partials have nothing to cut.
  */
 static moba_status choose_slices(moba_plan *plan, mobai_pass pass, mobai_stage attend_stage) {
     const moba_problem *p = &plan->problem;
+    mobai_layout *layout = &plan->layout[pass], least;
+    if (plan->chain[attend_stage]->flow == MOBAI_FLOW_ONE_PASS) {
+        if (!mobai_layout_pass(plan, pass, p->n_kv_heads, p->max_total_q, &least)) return too_large(plan, "workspace");
+    } else if (!lay_out_least(plan, pass, &least)) {
+        return too_large(plan, "workspace");
+    }
     uint64_t limit = p->workspace_limit ? p->workspace_limit : plan->context->caps.default_workspace_limit;
     if (limit == 0) limit = MOBA_WORKSPACE_UNLIMITED;
-    if (!p->workspace_limit && limit != MOBA_WORKSPACE_UNLIMITED) {
-        /* a default is no reason for slices of a few rows: half of it is always left for what slices bound */
-        mobai_layout least;
-        if (mobai_layout_pass(plan, pass, 1, mobai_min64(MOBAI_MIN_SLICE_QUERIES, p->max_total_q), &least) &&
-            least.bytes + limit / 2 > limit)
-            limit = least.bytes + limit / 2;
+    if (p->workspace_limit && least.bytes > limit)
+        return mobai_fail(MOBA_ERROR_UNSUPPORTED,
+                          "workspace_limit is %llu bytes; the %s of this problem needs at least %zu",
+                          (unsigned long long)limit, pass == MOBAI_PASS_FORWARD ? "forward" : "backward", least.bytes);
+    *layout = least;
+    if (plan->chain[attend_stage]->flow == MOBAI_FLOW_ONE_PASS) return MOBA_OK;
+    /* a default is no reason for slices of a few rows: half of it is always left for what slices bound */
+    if (!p->workspace_limit && limit != MOBA_WORKSPACE_UNLIMITED && least.bytes > limit / 2)
+        limit = least.bytes + limit / 2;
+
+    int32_t heads = 0;
+    for (int32_t n = 1; n <= p->n_kv_heads; n++) {
+        if (heads == (int32_t)mobai_ceil_div(p->n_kv_heads, n)) continue;
+        heads = (int32_t)mobai_ceil_div(p->n_kv_heads, n);
+        if (mobai_layout_pass(plan, pass, heads, p->max_total_q, layout) && layout->bytes <= limit) return MOBA_OK;
     }
-    int32_t heads = p->n_kv_heads;
-    int64_t queries = p->max_total_q;
-    mobai_layout *layout = &plan->layout[pass];
-    bool sliced = plan->chain[attend_stage]->flow != MOBAI_FLOW_ONE_PASS;
-    for (int32_t n_slices = 1;;) {
-        if (!mobai_layout_pass(plan, pass, heads, queries, layout)) {
-            if (!sliced) return too_large(plan, "workspace");
-        } else if (layout->bytes <= limit || !sliced) {
-            break;
-        }
-        if (heads > 1) {
-            n_slices++;
-            heads = (int32_t)mobai_ceil_div(p->n_kv_heads, n_slices);
-        } else if (queries > MOBAI_MIN_SLICE_QUERIES && pass == MOBAI_PASS_FORWARD) {
-            queries = mobai_max64(MOBAI_MIN_SLICE_QUERIES,
-                                  mobai_ceil_div(queries / 2, MOBAI_MIN_SLICE_QUERIES) * MOBAI_MIN_SLICE_QUERIES);
+    /* `few` ranges are too large; `many` are the least, which fit */
+    int64_t few = 1, many = mobai_ceil_div(p->max_total_q, MOBAI_MIN_SLICE_QUERIES);
+    *layout = least;
+    while (many - few > 1) {
+        mobai_layout cut;
+        int64_t middle = few + (many - few) / 2;
+        if (mobai_layout_pass(plan, pass, 1, range_queries(plan, middle), &cut) && cut.bytes <= limit) {
+            *layout = cut;
+            many = middle;
         } else {
-            break;
+            few = middle;
         }
     }
-    if (!mobai_layout_pass(plan, pass, heads, queries, layout)) return too_large(plan, "workspace");
-    if (p->workspace_limit && layout->bytes > limit)
-        return mobai_fail(
-            MOBA_ERROR_UNSUPPORTED, "workspace_limit is %llu bytes; the %s of this problem needs at least %zu",
-            (unsigned long long)limit, pass == MOBAI_PASS_FORWARD ? "forward" : "backward", layout->bytes);
     return MOBA_OK;
 }
 

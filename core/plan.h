@@ -37,7 +37,7 @@ typedef struct mobai_layout {
     mobai_region centroids;
     mobai_saved_layout routing; /* used by runs without a saved buffer; offsets are within the workspace */
     mobai_region partials, partial_ml;
-    mobai_region delta, dkprime;
+    mobai_region delta, dkprime, dkv_sums;
     mobai_region scratch;
     mobai_region kept;      /* of one stage, for the later ones of the run */
     int32_t slice_kv_heads; /* kv heads of one slice; the last may have fewer */

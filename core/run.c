@@ -73,6 +73,7 @@ static mobai_stage_args stage_args(const moba_plan *plan, const mobai_run *run, 
     a.partial_ml = at(workspace, layout->partial_ml);
     a.delta = at(workspace, layout->delta);
     a.dkprime = at(workspace, layout->dkprime);
+    a.dkv_sums = at(workspace, layout->dkv_sums);
     a.scratch = at(workspace, layout->scratch);
     a.scratch_bytes = layout->scratch.bytes;
     a.kept = at(workspace, layout->kept);

@@ -22,6 +22,7 @@ static mobai_sm90_params bwd_params_of(const mobai_stage_args *a) {
     p.dv = cuda_tensor(&a->dv, a->seqlen_k, packed);
     p.delta = a->delta.handle ? a->delta.handle + a->delta.offset : 0;
     p.dkprime = a->dkprime.handle ? a->dkprime.handle + a->dkprime.offset : 0;
+    p.dkv_sums = a->dkv_sums.handle ? a->dkv_sums.handle + a->dkv_sums.offset : 0;
     p.n_kv_heads = a->n_kv_heads;
     p.head_dim = a->head_dim;
     p.n_key_tiles = cuda_key_tiles(a->block_size);

@@ -152,24 +152,33 @@ def tails():
 
 
 def slices():
-    """The gradients whatever the workspace limit."""
+    """The gradients whatever the workspace limit: by kv heads, and by query ranges down to the least."""
     n = 6000 if DEVICE == "cuda" else 1500
-    q, k, v, do = data(n, n, 8, 4, 128, torch.bfloat16)
-    want = gradients(q, k, v, do, block_size=128, top_k=8, workspace_limit=-1)
-    seen = 0
-    for mib in (512, 128, 96, 64, 48):
-        try:
-            got = gradients(q, k, v, do, block_size=128, top_k=8, workspace_limit=mib << 20)
-        except moba.Error as e:
-            if "workspace" not in str(e):
-                return "limit %d MiB: %s" % (mib, e)
-            continue
-        seen += 1
-        problem = compare("limit %d MiB" % mib, got[2:], [x.double() for x in want[2:]], torch.bfloat16)
-        if problem:
-            return problem
-    if seen < 2:
-        return "only %d limits were possible" % seen
+    for hq, hk, d, block, top, kconv in ((8, 4, 128, 128, 8, 0), (8, 1, 128, 128, 8, 3), (8, 2, 64, 64, 16, 0), (6, 2, 128, 192, 5, 0)):
+        q, k, v, do = data(n, n, hq, hk, d, torch.bfloat16)
+        options = dict(block_size=block, top_k=top, deterministic=True)
+        if kconv:
+            options["kconv_weight"] = (torch.randn(hk, d, kconv, device=DEVICE) / 4).to(q.dtype)
+        want = gradients(q, k, v, do, workspace_limit=-1, **options)
+        limit, seen = 1 << 30, 0
+        while limit > 1 << 20:
+            try:
+                got = gradients(q, k, v, do, workspace_limit=limit, **options)
+            except moba.Error as e:
+                if "workspace" not in str(e):
+                    return "limit %d: %s" % (limit, e)
+                break
+            seen += 1
+            name = "heads %d/%d, head_dim %d, block_size %d, limit %d" % (hq, hk, d, block, limit)
+            problem = compare(name, got[2:], [x.double() for x in want[2:]], torch.bfloat16)
+            if problem:
+                return problem
+            again = gradients(q, k, v, do, workspace_limit=limit, **options)
+            if not all(torch.equal(a, b) for a, b in zip(again, got)):
+                return name + ": a rerun differs"
+            limit = limit * 3 // 4
+        if seen < 2:
+            return "only %d limits were possible" % seen
 
 
 def extremes():

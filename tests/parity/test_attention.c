@@ -261,6 +261,9 @@ Test(attention, slices) {
         "b1q700k700h8g4d32B32t4c,f32",
         "b2q300k300h3g3d64B16t8c,bf16,kconv=3,det",
         "b3q600k600h2g1d32B16t6c,f16,lens=600+0+77/600+9+77",
+        "b2q400k400h8g2d64B64t4c,bf16",
+        "b1q700k700h4g1d128B128t5c,f16,kconv=3,det",
+        "b3q500k600h3g1d64B192t3c,bf16,lens=500+0+200/600+9+100;tail=30",
     };
     th_for_each(problems, COUNT(problems), check_slices);
 }

@@ -30,6 +30,7 @@ static void check_layout(const moba_plan *plan, mobai_pass pass) {
                           l->partial_ml,
                           l->delta,
                           l->dkprime,
+                          l->dkv_sums,
                           l->scratch};
     size_t n = sizeof all / sizeof *all, end = 0;
     qsort(all, n, sizeof *all, by_offset);
@@ -176,6 +177,115 @@ Test(planner, limits_cut_by_heads_then_by_queries_and_the_least_is_exact) {
     cr_assert_gt(n, 8, "%d slices: one head at a time, and query ranges", n);
     p.workspace_limit = least - 1;
     cr_assert_eq(moba_plan_create(context, &p, &plan), MOBA_ERROR_UNSUPPORTED);
+    moba_context_destroy(context);
+}
+
+/* One backward under `limit`; returns the number of attend_bwd launches. The query ranges of a kv head come in
+ * ascending order, and dkv_sums is there exactly when there are several. */
+static int run_backward_under(moba_context *context, moba_problem p, uint64_t limit) {
+    moba_stream stream = {NULL};
+    p.workspace_limit = limit;
+    moba_plan *plan = make(context, &p);
+    const mobai_layout *l = &plan->layout[MOBAI_PASS_BACKWARD];
+    cr_assert_str_eq(moba_plan_kernel(plan, "attend_bwd"), "attend_bwd__ordered");
+    cr_assert_leq(plan->workspace_bytes, limit);
+    check_layout(plan, MOBAI_PASS_BACKWARD);
+    bool ranges = l->slice_queries < p.max_total_q;
+    if (ranges) cr_assert_eq(l->slice_kv_heads, 1);
+    cr_assert_eq(l->dkv_sums.bytes, ranges ? (size_t)(2 * p.max_total_k * p.head_dim) * sizeof(float) : 0);
+    moba_forward_args f = mock_forward_args(context, plan, p.max_total_q, p.max_total_k);
+    moba_backward_args a = MOBA_BACKWARD_ARGS_INIT;
+    a.in = f.in;
+    a.o = a.dout = a.dq = f.o;
+    a.dk = f.in.k;
+    a.dv = f.in.v;
+    a.lse = f.lse;
+    a.saved = f.saved;
+    a.saved_bytes = f.saved_bytes;
+    a.workspace = f.workspace;
+    a.workspace_bytes = f.workspace_bytes;
+    mock.n_launches = 0;
+    cr_assert_eq(moba_backward(plan, stream, &a), MOBA_OK, "%s", moba_last_error());
+    check_cover(plan, MOBAI_STAGE_DELTA, p.max_total_q);
+    check_cover(plan, MOBAI_STAGE_ATTEND_BWD, p.max_total_q);
+    check_cover(plan, MOBAI_STAGE_DQ_SUM, p.max_total_q);
+    int64_t next = 0;
+    for (int i = 0; i < mock.n_launches; i++) {
+        const mobai_stage_args *s = &mock.launches[i].args;
+        if (mock.launches[i].variant->stage != MOBAI_STAGE_ATTEND_BWD) continue;
+        cr_assert_eq(s->query_begin, next, "a range begins at %lld after %lld", (long long)s->query_begin,
+                     (long long)next);
+        cr_assert_eq(s->dkv_sums.handle != 0, ranges);
+        next = s->query_end < p.max_total_q ? s->query_end : 0;
+    }
+    int n = count(MOBAI_STAGE_ATTEND_BWD);
+    mock_free_args(context, &f);
+    moba_plan_destroy(plan);
+    return n;
+}
+
+static moba_problem backward_problem(int64_t total) {
+    moba_problem p = mock_problem(total);
+    p.n_q_heads = 16;
+    p.n_kv_heads = 4;
+    p.deterministic = 1;           /* the mock's attend_bwd with partials */
+    mock.attend_one_pass_cost = 1; /* the forward has none */
+    return p;
+}
+
+/* What the refusal of a workspace that only the forward fits into says the backward needs; one byte less is refused. */
+static size_t least_backward(moba_context *context, moba_problem p) {
+    p.workspace_limit = MOBA_WORKSPACE_UNLIMITED;
+    moba_plan *plan = make(context, &p), *none = NULL;
+    p.workspace_limit = plan->layout[MOBAI_PASS_FORWARD].bytes;
+    moba_plan_destroy(plan);
+    cr_assert_eq(moba_plan_create(context, &p, &none), MOBA_ERROR_UNSUPPORTED);
+    HAS(moba_last_error(), "the backward of this problem");
+    const char *at = strstr(moba_last_error(), "at least ");
+    cr_assert_not_null(at, "%s", moba_last_error());
+    size_t least = strtoull(at + 9, NULL, 10);
+    p.workspace_limit = least - 1;
+    cr_assert_eq(moba_plan_create(context, &p, &none), MOBA_ERROR_UNSUPPORTED);
+    return least;
+}
+
+Test(planner, the_backward_is_cut_by_heads_then_by_query_ranges_with_sums) {
+    moba_context *context = mock_open();
+    moba_problem p = backward_problem(5000);
+    p.workspace_limit = MOBA_WORKSPACE_UNLIMITED;
+    size_t whole = workspace_of(context, &p);
+    cr_assert_eq(run_backward_under(context, p, whole), 1);
+    cr_assert_eq(run_backward_under(context, p, whole - 1), 2, "one byte less needs a second slice");
+    /* delta, one kv head's partials: 4 heads, 4 picks of 64 floats */
+    size_t delta = 16 * 5000 * 4, partials = 5000 * 4 * 4 * 256, sums = 2 * 5000 * 64 * 4;
+    cr_assert_eq(run_backward_under(context, p, delta + partials), 4);
+    int n = run_backward_under(context, p, delta + partials - 1);
+    cr_assert_eq(n, 8, "%d slices: the fewest are two ranges of each of the four heads", n);
+    size_t half = 2560 * 4 * 4 * 256; /* 2500 rows, to a multiple of 256 */
+    cr_assert_eq(run_backward_under(context, p, delta + half + sums), 8, "exact to the byte");
+    cr_assert_eq(run_backward_under(context, p, delta + half + sums - 1), 12);
+    int before = 0;
+    for (uint64_t limit = whole; limit > whole / 20; limit = limit * 9 / 10) {
+        n = run_backward_under(context, p, limit);
+        cr_assert_geq(n, before, "a smaller limit gave fewer slices");
+        before = n;
+    }
+    size_t least = least_backward(context, p);
+    cr_assert_eq(least, delta + 256 * 4 * 4 * 256 + sums);
+    n = run_backward_under(context, p, least);
+    cr_assert_eq(n, 4 * 20, "%d slices", n);
+    moba_context_destroy(context);
+}
+
+/* 300 query rows against many keys: sums of all keys would be larger than the partials that a cut saves. */
+Test(planner, query_ranges_whose_sums_cost_more_than_they_save_are_not_made) {
+    moba_context *context = mock_open();
+    moba_problem p = backward_problem(300);
+    p.max_total_k = p.max_seqlen_k = 100000;
+    p.top_k = 32;
+    size_t least = least_backward(context, p);
+    cr_assert_eq(least, 16 * 300 * 4 + 300 * 4 * 32 * 256);
+    cr_assert_eq(run_backward_under(context, p, least), 4);
     moba_context_destroy(context);
 }
 

@@ -35,7 +35,7 @@ static_assert(2 * COMPUTE_REGISTERS + LOAD_REGISTERS <= 3 * 168, "setmaxnreg wou
 /** What the computing warpgroups need of a piece. */
 struct piece_info {
     int n_tiles; /* 0: no more work */
-    int n_masked, n_keys, key_row, sequence, g, part;
+    int n_masked, n_keys, key_row, sequence, g, part, sums;
 };
 
 /** 16 bytes of a gathered row, without an L2 hint: with one nvcc 13.0 emits an illegal instruction for head_dim 64. */
@@ -137,6 +137,23 @@ static __device__ __forceinline__ void store_keys_f32(const float (&acc)[D / 2],
 #pragma unroll
         for (int j = 0; j < D / 8; j++)
             *(float2 *)(at + j * 8) = make_float2(acc[4 * j + 2 * r] * scale, acc[4 * j + 2 * r + 1] * scale);
+    }
+}
+
+/** Adds keys `key` and `key` + 8 of float32 rows of D. */
+template <int D>
+static __device__ __forceinline__ void add_keys_f32(float (&acc)[D / 2], const float *from, int key, int n_keys) {
+    const int quad = (int)threadIdx.x & 3;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        if (key + 8 * r >= n_keys) continue;
+        const float *at = from + (key + 8 * r) * D + quad * 2;
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            const float2 x = *(const float2 *)(at + j * 8);
+            acc[4 * j + 2 * r] += x.x;
+            acc[4 * j + 2 * r + 1] += x.y;
+        }
     }
 }
 
@@ -307,21 +324,34 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
         piece.key_row = info.key_row;
         piece.sequence = info.sequence;
         piece.g = info.g;
-        const int part = info.part;
+        const int part = info.part, ranges = info.sums;
         const bool has_dk = KEYS == 128 || wg == 0, has_dv = KEYS == 128 || wg == 1;
         if (part >= 0) {
             float *to = (float *)p.parts + (int64_t)part * (2 * KEYS * D);
-            if (has_dk) store_keys_f32<D>(dk, p.softmax_scale, to, D, key, KEYS);
+            if (has_dk) store_keys_f32<D>(dk, 1.0f, to, D, key, KEYS);
             if (has_dv) store_keys_f32<D>(dv, 1.0f, to + KEYS * D, D, key, KEYS);
-        } else {
-            if (has_dk && p.dkprime)
-                store_keys_f32<D>(dk, p.softmax_scale,
-                                  (float *)p.dkprime + ((int64_t)piece.key_row * p.n_kv_heads + piece.g) * D,
-                                  (int64_t)p.n_kv_heads * D, key, piece.n_keys);
-            else if (has_dk)
-                store_keys<BF16, D, VEC>(dk, p.softmax_scale, p.dk, piece, key);
-            if (has_dv) store_keys<BF16, D, VEC>(dv, 1.0f, p.dv, piece, key);
+            continue;
         }
+        if (ranges != 0) {
+            float *const to_dk = bwd_sums(p, piece.g - p.kv_head_begin, 0, piece.key_row);
+            float *const to_dv = bwd_sums(p, piece.g - p.kv_head_begin, 1, piece.key_row);
+            if (ranges & MOBAI_SM90_BWD_EARLIER) {
+                if (has_dk) add_keys_f32<D>(dk, to_dk, key, piece.n_keys);
+                if (has_dv) add_keys_f32<D>(dv, to_dv, key, piece.n_keys);
+            }
+            if (ranges & MOBAI_SM90_BWD_LATER) {
+                if (has_dk) store_keys_f32<D>(dk, 1.0f, to_dk, D, key, piece.n_keys);
+                if (has_dv) store_keys_f32<D>(dv, 1.0f, to_dv, D, key, piece.n_keys);
+                continue;
+            }
+        }
+        if (has_dk && p.dkprime)
+            store_keys_f32<D>(dk, p.softmax_scale,
+                              (float *)p.dkprime + ((int64_t)piece.key_row * p.n_kv_heads + piece.g) * D,
+                              (int64_t)p.n_kv_heads * D, key, piece.n_keys);
+        else if (has_dk)
+            store_keys<BF16, D, VEC>(dk, p.softmax_scale, p.dk, piece, key);
+        if (has_dv) store_keys<BF16, D, VEC>(dv, 1.0f, p.dv, piece, key);
     }
 }
 
@@ -400,6 +430,7 @@ template <int BF16, int D, int KEYS, int VEC> struct loader {
             info->sequence = sequence;
             info->g = g;
             info->part = __ldg(&item->part);
+            info->sums = __ldg(&item->sums);
             volatile gather_facts &f = sh.gather;
             f.rows = (const uint32_t *)p.index_rows + first;
             f.ranks = (const uint16_t *)p.index_ranks + first;

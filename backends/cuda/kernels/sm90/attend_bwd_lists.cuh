@@ -3,6 +3,9 @@
  * What goes around attend_bwd:
  *   attend_bwd_items   cuts every list into pieces; long lists into several, whose dK and dV are summed afterwards
  *   attend_bwd_finish  sums the pieces of cut lists, writes zeros for keys that nobody selected
+ *
+ * A list belongs to the slice's query range with the rows that it has there; item and list say in `sums` whether other
+ * ranges have rows of it too.
  */
 #ifndef MOBAI_SM90_ATTEND_BWD_LISTS_CUH
 #define MOBAI_SM90_ATTEND_BWD_LISTS_CUH
@@ -16,6 +19,7 @@
 struct cut {
     int64_t first, n;
     uint32_t per, n_pieces;
+    int sums;
 };
 
 static __device__ __forceinline__ cut cut_list(const mobai_sm90_params &p, const int64_t *offsets, const uint32_t *rows,
@@ -23,9 +27,11 @@ static __device__ __forceinline__ cut cut_list(const mobai_sm90_params &p, const
     cut c;
     c.first = offsets[slot];
     c.n = p.query_end > p.query_begin ? offsets[slot + 1] - c.first : 0;
+    c.sums = 0;
     if (c.n > 0 && (p.query_begin > 0 || p.query_end < p.total_q)) {
         int64_t a = rows_below(rows + c.first, c.n, (int64_t)p.query_begin * p.group);
         int64_t b = rows_below(rows + c.first, c.n, (int64_t)p.query_end * p.group);
+        c.sums = (a > 0 ? MOBAI_SM90_BWD_EARLIER : 0) | (b < c.n ? MOBAI_SM90_BWD_LATER : 0);
         c.first += a;
         c.n = b - a;
     }
@@ -64,8 +70,9 @@ extern "C" __global__ void __launch_bounds__(1024) attend_bwd_items(const __grid
     mobai_sm90_bwd_list *lists = bwd_lists(p, slice_g);
     int *scratch = (int *)p.scratch;
     const uint32_t limit = piece_limit(p);
+    const int64_t most = (int64_t)(p.query_end - p.query_begin) * p.group * p.top_k;
     const uint32_t average =
-        (uint32_t)max((int64_t)1, (offsets[p.n_slots] / p.row_tile + p.n_slots) / max(p.n_slots, 1));
+        (uint32_t)max((int64_t)1, (min(offsets[p.n_slots], most) / p.row_tile + p.n_slots) / max(p.n_slots, 1));
     if (threadIdx.x < BUCKETS) place[threadIdx.x] = 0;
     __syncthreads();
     auto bucket = [&](const cut &c, uint32_t i) {
@@ -102,7 +109,8 @@ extern "C" __global__ void __launch_bounds__(1024) attend_bwd_items(const __grid
             item.sequence = s.index;
             item.pos_shift = p.causal ? s.n_k - s.n_q - s.q_begin - key : 0x7fffffff - p.total_q;
             item.key_tile = key_tile;
-            mobai_sm90_bwd_list list = {(uint32_t)c.n, -1, (int)c.n_pieces};
+            item.sums = c.sums;
+            mobai_sm90_bwd_list list = {c.sums, -1, (int)c.n_pieces};
             if (c.n_pieces > 1) list.first_part = atomicAdd(scratch + 1, (int)c.n_pieces);
             lists[slot * p.n_key_tiles + key_tile] = list;
             int64_t masked = 0;
@@ -127,7 +135,12 @@ extern "C" __global__ void __launch_bounds__(1024) attend_bwd_items(const __grid
 /** Eight values of a key's dK or dV. */
 template <int BF16, int VEC>
 static __device__ __forceinline__ void store_eight(const mobai_sm90_params &p, bool is_dk, int sequence, int g,
-                                                   int key_row, int column, const float (&v)[8]) {
+                                                   int key_row, int column, float (&v)[8]) {
+    if (is_dk) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            v[i] *= p.softmax_scale;
+    }
     if (is_dk && p.dkprime) {
         float4 *to = (float4 *)((float *)p.dkprime + ((int64_t)key_row * p.n_kv_heads + g) * p.head_dim + column);
         to[0] = make_float4(v[0], v[1], v[2], v[3]);
@@ -153,7 +166,7 @@ template <int BF16, int VEC> static __device__ __forceinline__ void finish(const
     const int n_keys = min(min(p.block_size - key_tile * 128, 128), s.n_k - key);
     const mobai_sm90_bwd_list list = bwd_lists(p, slice_g)[slot * p.n_key_tiles + key_tile];
     const float *parts = (const float *)p.parts + (int64_t)list.first_part * 2 * keys * p.head_dim;
-    if (list.n_pieces != 1)
+    if (list.n_pieces > 1 || (list.n_pieces == 0 && list.sums == 0))
         for (int i = (int)threadIdx.x; i < 2 * n_keys * chunks; i += (int)blockDim.x) {
             const int is_dv = i >= n_keys * chunks, e = i - is_dv * n_keys * chunks;
             const int k = e / chunks, column = (e - k * chunks) * 8;
@@ -165,7 +178,18 @@ template <int BF16, int VEC> static __device__ __forceinline__ void finish(const
                 sum[0] += a.x, sum[1] += a.y, sum[2] += a.z, sum[3] += a.w;
                 sum[4] += b.x, sum[5] += b.y, sum[6] += b.z, sum[7] += b.w;
             }
-            store_eight<BF16, VEC>(p, !is_dv, s.index, g, s.k_begin + key + k, column, sum);
+            float4 *sums = (float4 *)(bwd_sums(p, slice_g, is_dv, s.k_begin + key + k) + column);
+            if (list.sums & MOBAI_SM90_BWD_EARLIER) {
+                const float4 a = sums[0], b = sums[1];
+                sum[0] += a.x, sum[1] += a.y, sum[2] += a.z, sum[3] += a.w;
+                sum[4] += b.x, sum[5] += b.y, sum[6] += b.z, sum[7] += b.w;
+            }
+            if (list.sums & MOBAI_SM90_BWD_LATER) {
+                sums[0] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+                sums[1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
+            } else {
+                store_eight<BF16, VEC>(p, !is_dv, s.index, g, s.k_begin + key + k, column, sum);
+            }
         }
     if (!p.cu_k) return;
     /* the slots' ranges of block_size storage rows cover all; rows of no sequence become zeros */
@@ -183,7 +207,7 @@ template <int BF16, int VEC> static __device__ __forceinline__ void finish(const
         }
         const int2 owner = clamped_rows((const int32_t *)p.cu_k, p.seqlen_k, p.total_k, low);
         if (t >= owner.x && t < owner.y) continue;
-        const float zero[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+        float zero[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
         store_eight<BF16, VEC>(p, true, 0, g, t, column, zero);
         store_eight<BF16, VEC>(p, false, 0, g, t, column, zero);
     }

@@ -31,6 +31,12 @@ static __device__ __forceinline__ mobai_sm90_bwd_list *bwd_lists(const mobai_sm9
     return (mobai_sm90_bwd_list *)bwd_items(p, p.n_slice_kv_heads) + (int64_t)slice_g * p.n_slots * p.n_key_tiles;
 }
 
+/** The sums of one key's dK or dV over query ranges. */
+static __device__ __forceinline__ float *bwd_sums(const mobai_sm90_params &p, int slice_g, int is_dv, int key_row) {
+    const int64_t head = (int64_t)is_dv * p.n_slice_kv_heads + slice_g;
+    return (float *)p.dkv_sums + (head * p.total_k + key_row) * p.head_dim;
+}
+
 /** d (+)= A B with both MN-major in shared memory. */
 #define MOBAI_WGMMA_SS_MN(N, TYPE, TEXT, ACC, A, B, P)                                                                 \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #P ", 0;\n"                                                      \

@@ -49,7 +49,8 @@ typedef struct mobai_sm90_params {
     int32_t n_key_tiles; /* of a block: each writes a partial of dQ for every pick */
     int32_t row_tile;    /* gathered rows of a tile */
     int32_t n_workers;   /* work-groups that share the slice */
-    uint64_t parts;      /* float32 [part][2][keys][head_dim]: dK and dV of the pieces of cut lists */
+    uint64_t parts;    /* float32 [part][2][keys][head_dim]: dK and dV of the pieces of cut lists, dK not yet scaled */
+    uint64_t dkv_sums; /* mobai_stage_args.dkv_sums, dK not yet scaled */
     float softmax_scale;
 } mobai_sm90_params;
 
@@ -95,14 +96,20 @@ typedef struct mobai_sm90_bwd_item {
     int32_t pos_shift; /* query row t sees the tile's keys 0 .. t + pos_shift */
     int32_t sequence;
     int32_t key_tile; /* number of the tile within its block */
-    int32_t part;     /* where its dK and dV go; -1: to dk and dv */
-    int32_t unused[2];
+    int32_t part;     /* where its dK and dV go; -1: as `sums` says */
+    int32_t sums;     /* MOBAI_SM90_BWD_EARLIER, _LATER */
+    int32_t unused;
 } mobai_sm90_bwd_item;
+
+/** Where a key's dK and dV are when the slice is one of several query ranges: with EARLIER, an earlier range has rows
+ * of the list, whose dkv_sums are added; with LATER, a later range has, and the sums go back to dkv_sums, else to dk
+ * and dv. */
+#define MOBAI_SM90_BWD_EARLIER 1
+#define MOBAI_SM90_BWD_LATER 2
 
 /** How the list of one key tile was cut. */
 typedef struct mobai_sm90_bwd_list {
-    uint32_t n_rows;
-    int32_t first_part, n_pieces;
+    int32_t sums, first_part, n_pieces;
 } mobai_sm90_bwd_list;
 
 /** Lists are cut into pieces of about total / (SHARES * work-groups) row tiles; those up to 1.5 times as long stay
