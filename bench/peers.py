@@ -5,8 +5,9 @@
 
 Every time is the median of runs between device events after warm-up, on random normal data past the L2 cache. Outputs and
 gradients of a run are verified against float64 given its own selection, and the selection by its regret, before the time
-is printed. With --pass fwd the plan is one for inference; otherwise the forward writes what the backward needs, and the row
-`sum` adds the medians of both. JSON lines have the fields of `moba bench`; the table is the one of docs/performance.md.
+is printed; of the dense peers, sampled rows of the output and of dq. With --pass fwd the plan is one for inference; otherwise
+the forward writes what the backward needs, and the row `sum` adds the medians of both. JSON lines are such as `moba compare`
+reads; the table is the one of docs/performance.md.
 """
 import argparse
 import json
@@ -25,6 +26,7 @@ import moba.torch as mt
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 TOLERANCE = {"fwd": {"bf16": 4e-3, "f16": 5e-4}, "bwd": {"bf16": 6e-3, "f16": 1e-3}}  # docs/spec.md section 7
 STAGES = {"fwd": ("centroid", "gate", "index", "attend", "combine"), "bwd": ("delta", "attend_bwd", "dq_sum")}
+SEED = 1
 PEERS = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)
 
 
@@ -48,14 +50,14 @@ def largest(values):
 
 
 def verify(q, k, v, o, lse, selection, block, top):
-    """Sampled rows of causal self-attention against float64: (relative error, largest lse error, largest regret)."""
+    """Sampled rows of causal self-attention against float64: (relative and largest error, largest lse error, largest regret)."""
     batch, n, heads, d = q.shape
     group, n_blocks = heads // k.shape[2], (n + block - 1) // block
     rows = sorted({0, 1, n - 1, n // 2} | set(torch.randint(0, n, (60,)).tolist()))
     position = torch.tensor(rows, device=q.device)
     own = position // block
     ids = torch.arange(n_blocks, device=q.device)
-    error = norm = lse_error = regret = 0.0
+    error = norm = largest_error = lse_error = regret = 0.0
     for b in range(batch):
         chosen = selection.view(batch, n, heads, top)[b, rows].long()
         for h in sorted({0, heads // 2, heads - 1}):
@@ -68,7 +70,9 @@ def verify(q, k, v, o, lse, selection, block, top):
             scores = (query @ keys.T / math.sqrt(d)).masked_fill(~seen, -math.inf)
             want_lse = torch.logsumexp(scores, 1)
             want = torch.softmax(scores, 1) @ values
-            error += (o[b, rows, h].double() - want).square().sum().item()
+            difference = o[b, rows, h].double() - want
+            error += difference.square().sum().item()
+            largest_error = largest((largest_error, difference.abs().max().item()))
             norm += want.square().sum().item()
             lse_error = largest((lse_error, (lse.view(heads, batch, n)[h, b, rows].double() - want_lse).abs().max().item()))
             whole = keys[: n // block * block].view(-1, block, d).mean(1).to(k.dtype).double()
@@ -84,11 +88,27 @@ def verify(q, k, v, o, lse, selection, block, top):
                 regret = max(regret, gap.max().item())
             if ((mask & (ids[None] <= own[:, None])).sum(1) != torch.clamp(own + 1, max=top)).any():
                 regret = math.inf
-    return math.sqrt(error / norm), lse_error, regret
+    return math.sqrt(error / norm), largest_error, lse_error, regret
+
+
+class Errors:
+    """Squared errors over squared values of some tensors, each added in parts, and the largest error of all."""
+
+    def __init__(self, n):
+        self.errors, self.norms, self.largest = [0.0] * n, [0.0] * n, 0.0
+
+    def add(self, i, got, want):
+        difference = got.double() - want
+        self.errors[i] += difference.square().sum().item()
+        self.norms[i] += want.square().sum().item()
+        self.largest = largest((self.largest, difference.abs().max().item()))
+
+    def relative(self):
+        return largest(math.sqrt(e / x) if x else float(e > 0) for e, x in zip(self.errors, self.norms))
 
 
 def exact_rows(q, k, v, dout, chosen, b, h, rows, block):
-    """Of query rows of one head in float64: chosen keys, probabilities and score gradients, [row][pick * block_size + key]."""
+    """Of query rows of one head in float64: chosen keys, values, probabilities, score gradients; [row][pick * block_size + key]"""
     g = h // (q.shape[2] // k.shape[2])
     ids = chosen[b, rows, h].long()
     at = (ids.clamp(min=0)[:, :, None] * block + torch.arange(block, device=q.device)).flatten(1)
@@ -98,38 +118,49 @@ def exact_rows(q, k, v, dout, chosen, b, h, rows, block):
     scores = torch.einsum("rd,rtd->rt", q[b, rows, h].double(), keys) / math.sqrt(q.shape[3])
     p = torch.softmax(scores.masked_fill(~seen, -math.inf), 1)
     dp = torch.einsum("rd,rtd->rt", dout[b, rows, h].double(), values)
-    return keys, p, p * (dp - (p * dp).sum(1, keepdim=True))
+    return keys, values, p, p * (dp - (p * dp).sum(1, keepdim=True))
 
 
 def verify_gradients(q, k, v, dout, selection, dq, dk, dv, block, top):
-    """Largest relative error of sampled rows of dq and of whole key blocks of dk and dv, against float64."""
+    """Sampled rows of dq and key blocks of dk and dv against float64: (the three's largest relative error, largest error)"""
     batch, n, heads, d = q.shape
     group, scale, chosen = heads // k.shape[2], 1 / math.sqrt(d), selection.view(batch, n, heads, top)
-    errors, norms = [0.0] * 3, [0.0] * 3
-
-    def compare(i, got, want):
-        errors[i] += (got.double() - want).square().sum().item()
-        norms[i] += want.square().sum().item()
-
+    sums = Errors(3)
     sample = torch.tensor(sorted({0, 1, n - 1, n // 2} | set(torch.randint(0, n, (60,)).tolist())), device=q.device)
     last = (n - 1) // block
     for b, h in {(0, 0), (batch - 1, heads - 1)}:
-        keys, _, ds = exact_rows(q, k, v, dout, chosen, b, h, sample, block)
-        compare(0, dq[b, sample, h], scale * torch.einsum("rt,rtd->rd", ds, keys))
+        keys, _, _, ds = exact_rows(q, k, v, dout, chosen, b, h, sample, block)
+        sums.add(0, dq[b, sample, h], scale * torch.einsum("rt,rtd->rd", ds, keys))
         for j in {0, last // 2, last}:
             length = min(block, n - j * block)
             want_k, want_v = (torch.zeros(block, d, dtype=torch.float64, device=q.device) for _ in range(2))
             for head in range(h // group * group, (h // group + 1) * group):
                 for rows in (chosen[b, :, head] == j).any(1).nonzero()[:, 0].split(256):
-                    _, p, ds = exact_rows(q, k, v, dout, chosen, b, head, rows, block)
+                    _, _, p, ds = exact_rows(q, k, v, dout, chosen, b, head, rows, block)
                     pick = (chosen[b, rows, head] == j).int().argmax(1)
                     p, ds = (x.view(len(rows), top, block)[torch.arange(len(rows)), pick] for x in (p, ds))
                     want_k += scale * ds.T @ q[b, rows, head].double()
                     want_v += p.T @ dout[b, rows, head].double()
             own = slice(j * block, j * block + length)
-            compare(1, dk[b, own, h // group], want_k[:length])
-            compare(2, dv[b, own, h // group], want_v[:length])
-    return largest(math.sqrt(e / x) for e, x in zip(errors, norms))
+            sums.add(1, dk[b, own, h // group], want_k[:length])
+            sums.add(2, dv[b, own, h // group], want_v[:length])
+    return sums.relative(), sums.largest
+
+
+def verify_dense(q, k, v, dout, o, dq):
+    """Sampled rows of dense causal attention, bhsd, and where given of dq: (relative, largest error) of each pass."""
+    q, k, v, dout, o = (x.transpose(1, 2) for x in (q, k, v, dout, o))
+    n, h = q.shape[1], q.shape[2] - 1
+    everything = torch.zeros(q.shape[0], n, q.shape[2], 1, dtype=torch.int32, device=q.device)
+    forward, backward = Errors(1), Errors(1)
+    for row in sorted({0, n - 1, n // 2} | set(torch.randint(0, n, (9,)).tolist())):
+        at = torch.tensor([row], device=q.device)
+        keys, values, p, ds = exact_rows(q, k, v, dout, everything, 0, h, at, n)
+        forward.add(0, o[0, at, h], torch.einsum("rt,rtd->rd", p, values))
+        if dq is not None:
+            backward.add(0, dq[0, h, at], torch.einsum("rt,rtd->rd", ds, keys) / math.sqrt(q.shape[3]))
+    return {"fwd": (forward.relative(), forward.largest),
+            "bwd": (backward.relative(), backward.largest) if dq is not None else None}
 
 
 def kernel_times(run):
@@ -141,6 +172,18 @@ def kernel_times(run):
             run()
         torch.cuda.synchronize()
     return {e.key: round(e.self_device_time_total / 5e3, 4) for e in p.key_averages() if e.self_device_time_total > 0}
+
+
+def line(backend, version, problem, name, ms, pairs, shape, repeat, workspace, saved):
+    """A line of `moba bench`, but for what verification adds."""
+    batch, n, heads, kv_heads, d = shape
+    q_bytes, k_bytes = 2 * batch * n * heads * d, 2 * batch * n * kv_heads * d
+    tensors = (2 * q_bytes + 2 * k_bytes) * (1 if name == "fwd" else 2) + 4 * batch * n * heads
+    return {"device": torch.cuda.get_device_name(), "driver": "CUDA %s" % torch.version.cuda, "version": version,
+            "backend": backend, "problem": problem, "pass": name, "ms": ms,
+            "useful_tflops": (4 if name == "fwd" else 10) * d * pairs / ms["median"] / 1e9, "gbytes": tensors / 1e9,
+            "workspace_bytes": workspace, "saved_bytes": saved, "seed": SEED, "repeat": repeat,
+            "threads": torch.cuda.get_device_properties(0).multi_processor_count}
 
 
 def ours(shape, dtype, block, top, limit, repeat, stages, passes):
@@ -174,50 +217,49 @@ def ours(shape, dtype, block, top, limit, repeat, stages, passes):
             run()
             continue
         ms = median_ms(run, repeat)
-        records[name] = {
-            "device": torch.cuda.get_device_name(),
-            "driver": "CUDA %s" % torch.version.cuda,
-            "version": moba.version(),
-            "backend": "cuda",
-            "variant": {s: plan.kernel(s) for s in STAGES[name] if plan.kernel(s)},
-            "problem": "b%dq%dk%dh%dg%dd%dB%dt%dc,%s" % (batch, n, n, heads, kv_heads, d, block, top, dtype),
-            "pass": name,
-            "ms": ms,
-            "useful_tflops": (4 if name == "fwd" else 10) * d * pairs / ms["median"] / 1e9,
-            "workspace_bytes": plan.workspace_bytes,
-            "saved_bytes": plan.saved_bytes,
-            "repeat": repeat,
-        }
+        problem = "b%dq%dk%dh%dg%dd%dB%dt%dc,%s" % (batch, n, n, heads, kv_heads, d, block, top, dtype)
+        records[name] = line("cuda", moba.version(), problem, name, ms, pairs, shape, repeat, plan.workspace_bytes,
+                             plan.saved_bytes)
+        records[name]["variant"] = {s: plan.kernel(s) for s in STAGES[name] if plan.kernel(s)}
         if stages:
             records[name]["kernels_ms"] = kernel_times(run)
-    rel_err, lse_err, regret = verify(q, k, v, o, lse, selection, block, top)
+    rel_err, max_err, lse_err, regret = verify(q, k, v, o, lse, selection, block, top)
     verified = rel_err <= TOLERANCE["fwd"][dtype] and lse_err < 1e-2 and regret <= 1e-3
     if "fwd" in records:
-        records["fwd"].update(verified=bool(verified), rel_err=rel_err, max_lse_err=lse_err, regret=regret)
+        records["fwd"].update(verified=bool(verified), max_err=max_err, rel_err=rel_err, max_lse_err=lse_err, regret=regret)
     if "bwd" in records:  # gradients of a wrong forward are not right either
-        rel_err = verify_gradients(q, k, v, dout, selection, *gradients, block, top)
-        records["bwd"].update(verified=bool(verified and rel_err <= TOLERANCE["bwd"][dtype]), rel_err=rel_err)
+        rel_err, max_err = verify_gradients(q, k, v, dout, selection, *gradients, block, top)
+        records["bwd"].update(verified=bool(verified and rel_err <= TOLERANCE["bwd"][dtype]), max_err=max_err, rel_err=rel_err)
     return records
 
 
 def dense(shape, dtype, backend, repeat, passes):
-    """{pass: times}"""
+    """{pass: record}"""
     batch, n, heads, kv_heads, d = shape
     q = torch.randn(batch, heads, n, d, device="cuda", dtype=DTYPES[dtype])
     k = torch.randn(batch, kv_heads, n, d, device="cuda", dtype=DTYPES[dtype])
-    v = torch.randn_like(k)
+    v, dout, dq, times = torch.randn_like(k), torch.randn_like(q), None, {}
     attend = lambda: torch.nn.functional.scaled_dot_product_attention(  # noqa: E731
         q, k, v, is_causal=True, enable_gqa=heads != kv_heads)
-    times = {}
     with sdpa_kernel(backend):
         if "fwd" in passes:
             with torch.no_grad():
                 times["fwd"] = median_ms(attend, repeat)
+        inputs = [x.requires_grad_() for x in (q, k, v)]
+        o = attend()
         if "bwd" in passes:
-            inputs = [x.requires_grad_() for x in (q, k, v)]
-            o, dout = attend(), torch.randn_like(q)
-            times["bwd"] = median_ms(lambda: torch.autograd.grad(o, inputs, dout, retain_graph=True), repeat)
-    return times
+            gradients = lambda: torch.autograd.grad(o, inputs, dout, retain_graph=True)  # noqa: E731
+            times["bwd"] = median_ms(gradients, repeat)
+            dq = gradients()[0]
+    errors = verify_dense(*(x.detach() for x in (q, k, v, dout, o)), dq)
+    problem = "b%dq%dk%dh%dg%dd%dc,dense,%s" % (batch, n, n, heads, kv_heads, d, dtype)
+    records = {}
+    for name, ms in times.items():
+        rel_err, max_err = errors[name]
+        records[name] = line("torch " + backend.name, torch.__version__, problem, name, ms, batch * heads * n * (n + 1) // 2,
+                             shape, repeat, 0, 0)
+        records[name].update(variant={}, verified=rel_err <= TOLERANCE[name][dtype], max_err=max_err, rel_err=rel_err)
+    return records
 
 
 def lengths(text):
@@ -261,30 +303,30 @@ def arguments():
 
 
 def print_rows(n, passes, records, peers):
-    """``records``: {pass: record} without a limit and with the default one; ``peers``: {pass: times} of each of PEERS."""
-    def row(name, ours_ms, peer_ms, mib, tflops, good=(True, True)):
-        cells = [("%.3f" % x if x else "-") + ("" if ok else " NOT VERIFIED") for x, ok in zip(ours_ms, good)]
-        cells += [mib] + ["%.3f" % x if x else "-" for x in peer_ms]
+    """{pass: record} each: ``records`` without a limit and with the default one, ``peers`` of each of PEERS."""
+    def row(name, ours_ms, peer_ms, mib, tflops, good=(True,) * 4):
+        cells = [("%.3f" % x if x else "-") + ("" if ok else " NOT VERIFIED") for x, ok in zip(ours_ms + peer_ms, good)]
+        cells.insert(2, mib)
         cells += ["%.2f" % (peer_ms[0] / ours_ms[1]) if peer_ms[0] and ours_ms[1] else "-", tflops]
         print("| %d | %s | %s |" % (n, name, " | ".join(cells)), flush=True)
 
     sums = [[], []]
     for name in passes:
-        found = [r.get(name) for r in records]
-        medians = [[r["ms"]["median"] if r else None for r in found],
-                   [p[name]["median"] if name in p else None for p in peers]]
+        found = [r.get(name) for r in records + peers]
+        medians = [r["ms"]["median"] if r else None for r in found]
+        medians = [medians[:2], medians[2:]]
         row(name, *medians, "%d" % (found[1]["workspace_bytes"] >> 20) if found[1] else "-",
             "%.0f" % found[0]["useful_tflops"] if found[0] else "-", [not r or r["verified"] for r in found])
         for total, values in zip(sums, medians):
             total.append(values)
     if len(passes) > 1:
-        both = [[sum(x) if all(x) else None for x in zip(*total)] for total in sums]
+        both = [[sum(x) if all(x) else None for x in zip(*total, strict=True)] for total in sums]
         row("sum", *both, "", "")
 
 
 def main():
     a = arguments()
-    torch.manual_seed(1)
+    torch.manual_seed(SEED)
     out = open(a.json, "a") if a.json else sys.stderr
     passes = [x for x in ("fwd", "bwd") if x in a.passes]
     print("| N | pass | ours, no limit | ours, default | workspace MiB | cuDNN | FlashAttention-2 | cuDNN / ours | TFLOP/s |")
@@ -310,11 +352,10 @@ def main():
                 peers[-1] = dense(shape, a.dtype, backend, 20 if n <= 16384 else 7 if n <= 131072 else 1, passes)
             except RuntimeError as e:  # out of memory among them
                 print("length %d, %s: %s" % (n, backend.name, str(e).splitlines()[0]), file=sys.stderr)
-            for name, ms in peers[-1].items():
-                print(json.dumps({"backend": "torch " + backend.name, "problem": "b%dq%dh%dg%dd%dc,dense,%s" % (
-                    *shape, a.dtype), "pass": name, "ms": ms}), file=out, flush=True)
+            for record in peers[-1].values():
+                print(json.dumps(record), file=out, flush=True)
             torch.cuda.empty_cache()
-        good = good and all(r and all(x["verified"] for x in r.values()) for r in records)
+        good = good and all(records) and all(x["verified"] for r in records + peers for x in r.values())
         print_rows(n, passes, records, peers)
     return 0 if good else 1
 

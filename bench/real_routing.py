@@ -44,9 +44,9 @@ def measure(q, k, v, block, top, device="cuda", batch=BATCH):
     backward = median_ms(lambda: torch.autograd.grad(o, (q, k, v), dout, retain_graph=True), REPEAT)["median"]
     gradients = torch.autograd.grad(o, (q, k, v), dout)
     q, k, v, o = (x.detach() for x in (q, k, v, o))
-    error, lse_error, regret = verify(q, k, v, o, lse, selection, block, top)
+    error, _, lse_error, regret = verify(q, k, v, o, lse, selection, block, top)
     right = error <= TOLERANCE["fwd"]["bf16"] and lse_error < 1e-2 and regret <= 1e-3
-    right = right and verify_gradients(q, k, v, dout, selection, *gradients, block, top) <= TOLERANCE["bwd"]["bf16"]
+    right = right and verify_gradients(q, k, v, dout, selection, *gradients, block, top)[0] <= TOLERANCE["bwd"]["bf16"]
     return forward, backward, largest_list(selection, batch, math.ceil(q.shape[1] / block)), right
 
 
