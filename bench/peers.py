@@ -108,7 +108,7 @@ class Errors:
 
 
 def exact_rows(q, k, v, dout, chosen, b, h, rows, block):
-    """Of query rows of one head in float64: chosen keys, values, probabilities, score gradients; [row][pick * block_size + key]"""
+    """Of query rows of one head in float64: chosen keys, values, probabilities, score gradients, [row][pick, key]"""
     g = h // (q.shape[2] // k.shape[2])
     ids = chosen[b, rows, h].long()
     at = (ids.clamp(min=0)[:, :, None] * block + torch.arange(block, device=q.device)).flatten(1)

@@ -430,21 +430,23 @@ def copy_state(state):
 
 # -------------------------------------------------------------------------------------------------- results --
 def table(s, results):
+    """A row a variant: means over the seeds and, of several, the least and the largest. What a variant loses to the dense one
+    is the mean of differences within a seed, whose warm-up and batches both share."""
+    dense = {r["seed"]: r["loss"] for r in results if r["variant"] == "dense"}
+    results = [{**r, "above": r["loss"] - dense.get(r["seed"], math.nan)} for r in results]
     probes = ["recall_%d" % n for n in s.probes]
-    names = {"loss": "loss", "tail_loss": "loss, last %d" % s.tail, **{p: "recall at %s" % p[7:] for p in probes},
-             "ms_a_step": "ms a step"}
+    names = {"loss": "loss", "above": "above dense", "tail_loss": "loss, last %d" % s.tail,
+             **{p: "recall at %s" % p[7:] for p in probes}, "ms_a_step": "ms a step"}
     lines = ["| global layers | " + " | ".join(names.values()) + " |", "| --- |" + " --- |" * len(names)]
     for variant in dict.fromkeys(r["variant"] for r in results):
-        rows = [r for r in results if r["variant"] == variant]
         cells = []
         for field in names:
-            values = [r[field] for r in rows]
-            text = ("%.1f %%" % (100 * statistics.mean(values)) if field in probes else
-                    "%.1f" % statistics.mean(values) if field == "ms_a_step" else "%.4f" % statistics.mean(values))
+            values = [r[field] * (100 if field in probes else 1) for r in results if r["variant"] == variant]
+            show = (lambda x: "%.1f" % x) if field in probes or field == "ms_a_step" else lambda x: "%.4f" % x
+            text = show(statistics.mean(values)) + (" %" if field in probes else "")
             if len(values) > 1:
-                spread = (max(values) - min(values)) * (100 if field in probes else 1)
-                text += " (spread %s)" % ("%.1f" % spread if field in probes or field == "ms_a_step" else "%.4f" % spread)
-            cells.append(text)
+                text += " (%s to %s)" % (show(min(values)), show(max(values)))
+            cells.append("" if math.isnan(values[0]) else text)
         lines.append("| " + " | ".join([variant, *cells]) + " |")
     return "\n".join(lines)
 

@@ -70,3 +70,22 @@ def test_smoke_setting(tmp_path):
 def test_unknown_variant():
     done = subprocess.run([sys.executable, str(PATH), "--smoke", "--only", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2 and "no variant's name matches 'nothing'" in done.stderr
+
+
+def test_table_over_seeds():
+    s = train_lm.SMOKE
+    rows = [{"variant": v, "seed": seed, "loss": loss, "tail_loss": 3.0, "recall_256": 0.5, "recall_512": 0.25, "ms_a_step": 1.0}
+            for v, seed, loss in (("dense", 0, 2.0), ("B=16", 0, 2.25), ("dense", 1, 1.0), ("B=16", 1, 1.5))]
+    lines = train_lm.table(s, rows).splitlines()
+    assert lines[0].startswith("| global layers | loss | above dense | loss, last 64 | recall at 256 |")
+    assert lines[3].startswith("| B=16 | 1.8750 (1.5000 to 2.2500) | 0.3750 (0.2500 to 0.5000) | 3.0000 (3.0000 to 3.0000) | 50.0 %")
+    assert train_lm.table(s, rows[1:2]).splitlines()[2].startswith("| B=16 | 2.2500 |  | 3.0000 | 50.0 % | 25.0 % | 1.0 |")
+
+
+def test_a_model_that_does_not_recall_is_not_compared(capsys):
+    s = train_lm.dataclasses.replace(train_lm.SMOKE, recall_needed=1.1, seeds=(0, 1))
+    saved = []
+    results, kept = train_lm.train_all(s, train_lm.variants(s)[:1], (TEXT, TEXT), torch.device("cpu"), saved.append)
+    assert [(r["variant"], r["seed"], r["attempts"]) for r in results] == [("warm-up", 0, 2), ("warm-up", 1, 2)]
+    assert kept is None and not saved and "a comparison would say nothing" in capsys.readouterr().out
+    assert "nothing to compare" in train_lm.report(s, results, "CPU", None)
