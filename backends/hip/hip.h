@@ -37,7 +37,7 @@ typedef struct hip_matrix {
     const mobai_simt_program *simt;
 } hip_matrix;
 enum {
-    HIP_N_MATRIX = 4,
+    HIP_N_MATRIX = 12,
     HIP_N_VARIANTS = 2 * HIP_N_MATRIX
 #define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
 #include "simt_rows.inc"

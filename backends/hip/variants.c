@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Kernel variants of the HIP backend: those on matrix cores, MFMA of CDNA and WMMA of RDNA from one source
- * (kernels/attend_matrix.kern), and the generated ones that need none.
+ * (kernels/attend_matrix.kern, gate_matrix.kern), and the generated ones that need none.
  */
 #include <stdio.h>
 #include <string.h>
@@ -62,6 +62,30 @@ static const char *reject_d128(const moba_problem *p, const mobai_caps *caps) {
     return reject(p, 128);
 }
 
+/** Blocks the gate has to choose in a row; few: the lists of the gate with tiles of 128 rows hold them. */
+enum { FEW_PICKS = 8, MANY_PICKS = 32 };
+static int32_t gate_picks(const moba_problem *p) { return p->top_k - p->n_sink_blocks - p->n_local_blocks; }
+static const char *reject_few(const moba_problem *p, const char *why) {
+    return why ? why : gate_picks(p) > FEW_PICKS ? "its lists hold 8 picks" : NULL;
+}
+static const char *reject_many(const moba_problem *p, const char *why) {
+    if (why) return why;
+    if (gate_picks(p) <= FEW_PICKS) return "its picks fit shorter lists";
+    return gate_picks(p) > MANY_PICKS ? "its lists hold 32 picks" : NULL;
+}
+static const char *reject_d64_m128(const moba_problem *p, const mobai_caps *caps) {
+    return reject_few(p, reject_d64(p, caps));
+}
+static const char *reject_d128_m128(const moba_problem *p, const mobai_caps *caps) {
+    return reject_few(p, reject_d128(p, caps));
+}
+static const char *reject_d64_m64(const moba_problem *p, const mobai_caps *caps) {
+    return reject_many(p, reject_d64(p, caps));
+}
+static const char *reject_d128_m64(const moba_problem *p, const mobai_caps *caps) {
+    return reject_many(p, reject_d128(p, caps));
+}
+
 /** Products at a fifth of the matrix rate. */
 static double attend_cost(const mobai_shape *s) {
     const moba_problem *p = s->problem;
@@ -70,23 +94,54 @@ static double attend_cost(const mobai_shape *s) {
     return 9.0 + 4.0 * p->head_dim * pairs / (0.2 * s->caps->matrix_gflops * 1e3);
 }
 
-#define KERNEL(number, type, d)                                                                                        \
+/** Products at a fifth of the matrix rate, and for each pick the lists as long as the products of a block and eight or,
+ *  with long lists, 64 rows. */
+static double gate_cost(const mobai_shape *s) {
+    const moba_problem *p = s->problem;
+    const double rows = (double)p->max_total_q * p->n_q_heads;
+    const double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
+    const double lists = gate_picks(p) <= 0 ? 0.0 : gate_picks(p) * (gate_picks(p) <= FEW_PICKS ? 8.0 : 64.0);
+    return 3.0 + 2.0 * p->head_dim * rows * (blocks + lists) / (0.2 * s->caps->matrix_gflops * 1e3);
+}
+
+#define ATTEND(number, type, d)                                                                                        \
     static const hip_matrix attend_##type##_d##d = {number, "moba_attend_matrix_" #type "_d" #d,                       \
                                                     &mobai_program_attend_##type##_d##d##__simt_m64n64};
-KERNEL(0, f16, 64)
-KERNEL(1, f16, 128)
-KERNEL(2, bf16, 64)
-KERNEL(3, bf16, 128)
+ATTEND(0, f16, 64)
+ATTEND(1, f16, 128)
+ATTEND(2, bf16, 64)
+ATTEND(3, bf16, 128)
+#define GATE(number, type, d, m)                                                                                       \
+    static const hip_matrix gate_##type##_d##d##_m##m = {number, "moba_gate_matrix_" #type "_d" #d "_m" #m,            \
+                                                         &mobai_program_gate_##type##__simt_m64n64};
+GATE(4, f16, 64, 128)
+GATE(5, f16, 128, 128)
+GATE(6, bf16, 64, 128)
+GATE(7, bf16, 128, 128)
+GATE(8, f16, 64, 64)
+GATE(9, f16, 128, 64)
+GATE(10, bf16, 64, 64)
+GATE(11, bf16, 128, 64)
 
-#define ROW(type, DTYPE, d, method, CAP)                                                                               \
+#define ATTEND_ROW(type, DTYPE, d, method, CAP)                                                                        \
     {                                                                                                                  \
         .name = "attend_" #type "_d" #d "__" method "_m64n32", .stage = MOBAI_STAGE_ATTEND, .dtypes = 1u << DTYPE,     \
         .needs = CAP, .flow = MOBAI_FLOW_PARTIALS_F32, .tile_m = 64, .tile_n = 32, .reject = reject_d##d,              \
         .cost = attend_cost, .scratch_bytes = mobai_simt_scratch_schedule, .code = &attend_##type##_d##d               \
     }
+#define GATE_ROW(type, DTYPE, d, m, method, CAP)                                                                       \
+    {                                                                                                                  \
+        .name = "gate_" #type "_d" #d "__" method "_m" #m "n32", .stage = MOBAI_STAGE_GATE, .dtypes = 1u << DTYPE,     \
+        .needs = CAP, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = m, .tile_n = 32, .reject = reject_d##d##_m##m,            \
+        .cost = gate_cost, .code = &gate_##type##_d##d##_m##m                                                          \
+    }
 #define ROWS(method, CAP)                                                                                              \
-    ROW(bf16, MOBA_BF16, 128, method, CAP), ROW(f16, MOBA_F16, 128, method, CAP),                                      \
-        ROW(bf16, MOBA_BF16, 64, method, CAP), ROW(f16, MOBA_F16, 64, method, CAP)
+    ATTEND_ROW(bf16, MOBA_BF16, 128, method, CAP), ATTEND_ROW(f16, MOBA_F16, 128, method, CAP),                        \
+        ATTEND_ROW(bf16, MOBA_BF16, 64, method, CAP), ATTEND_ROW(f16, MOBA_F16, 64, method, CAP),                      \
+        GATE_ROW(bf16, MOBA_BF16, 128, 128, method, CAP), GATE_ROW(f16, MOBA_F16, 128, 128, method, CAP),              \
+        GATE_ROW(bf16, MOBA_BF16, 64, 128, method, CAP), GATE_ROW(f16, MOBA_F16, 64, 128, method, CAP),                \
+        GATE_ROW(bf16, MOBA_BF16, 128, 64, method, CAP), GATE_ROW(f16, MOBA_F16, 128, 64, method, CAP),                \
+        GATE_ROW(bf16, MOBA_BF16, 64, 64, method, CAP), GATE_ROW(f16, MOBA_F16, 64, 64, method, CAP)
 
 const mobai_variant hip_variants[HIP_N_VARIANTS] = {
     ROWS("cdna_mfma", MOBAI_CAP_MFMA),
