@@ -167,8 +167,9 @@ static int32_t cuda_rank(int32_t index) {
 static moba_status cuda_prepare(mobai_device *device, const mobai_variant *variant, const moba_problem *problem) {
     (void)problem;
     MOBAI_TRY(cuda_enter(device));
-    moba_status status = cuda_is_native(variant) ? cuda_load(device, ((const cuda_code *)variant->code)->module)
-                                                 : mobai_driver_simt_load(device, variant->code);
+    moba_status status = cuda_is_native(variant)   ? cuda_load(device, ((const cuda_code *)variant->code)->module)
+                         : cuda_is_matrix(variant) ? mobai_driver_matrix_load(device, variant->code)
+                                                   : mobai_driver_simt_load(device, variant->code);
     cuda_leave();
     return status;
 }
@@ -202,6 +203,7 @@ static moba_status cuda_run_end(mobai_device *device, moba_stream stream) {
 
 static moba_status cuda_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
                                const mobai_stage_args *args) {
+    if (cuda_is_matrix(variant)) return mobai_driver_matrix_launch(device, stream.native, variant->code, args);
     if (!cuda_is_native(variant)) return mobai_driver_simt_launch(device, stream.native, variant, args);
     const cuda_code *code = variant->code;
     return code->launch(device, stream.native, code, args);

@@ -40,14 +40,14 @@ typedef struct cuda_module {
 } cuda_module;
 extern const cuda_module cuda_modules[CUDA_MODULE_COUNT];
 
-/** Generated kernels: the number of .kern files, of their instances, and of the rows of the variants table. */
+/** Generated kernels: the number of .kern files, those on matrix cores too, and of the rows of the variants table. */
 enum {
     CUDA_N_SIMT_KERNELS = 0
 #define SIMT_KERNEL(name) +1
 #include "simt_kernels.inc"
 #undef SIMT_KERNEL
     ,
-    CUDA_N_NATIVE_VARIANTS = 29,
+    CUDA_N_NATIVE_VARIANTS = 29 + 4, /* sm_90a, then mma.sync */
     CUDA_N_VARIANTS = CUDA_N_NATIVE_VARIANTS
 #define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
 #include "simt_rows.inc"
@@ -67,7 +67,7 @@ struct mobai_device {
     cu_module simt_modules[CUDA_N_SIMT_KERNELS];
 };
 
-/** How a native variant is launched: its mobai_variant.code. Generated ones need no capability and have a program. */
+/** How a native variant is launched: its mobai_variant.code. */
 typedef struct cuda_code {
     cuda_module_id module;
     int head_dim; /* 0: any */
@@ -111,8 +111,11 @@ moba_status cuda_launch_delta(mobai_device *, cu_stream, const cuda_code *, cons
 moba_status cuda_launch_attend_bwd(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
 moba_status cuda_launch_dq_sum(mobai_device *, cu_stream, const cuda_code *, const mobai_stage_args *);
 
-/** True for the variants of launch.c and launch_bwd.c, false for generated ones. */
-static inline bool cuda_is_native(const mobai_variant *variant) { return variant->needs != 0; }
+/** Variants of launch.c and launch_bwd.c, whose code is a cuda_code. */
+static inline bool cuda_is_native(const mobai_variant *variant) { return (variant->needs & MOBAI_CAP_WGMMA) != 0; }
+/** Variants on matrix cores, over mma.sync, whose code is a mobai_driver_matrix. The code of the others is a program.
+ */
+static inline bool cuda_is_matrix(const mobai_variant *variant) { return (variant->needs & MOBAI_CAP_MMA) != 0; }
 
 /* simt.c: the context must be current. */
 moba_status cuda_simt_module(mobai_device *device, const char *kernel, void **module);

@@ -13,6 +13,10 @@
 static cuda_driver driver;
 static pthread_once_t driver_once = PTHREAD_ONCE_INIT;
 
+static int allow_shared(void *function, unsigned bytes) {
+    return cuda_driver_get()->function_set(function, CU_FUNCTION_MAX_DYNAMIC_SHARED, (int)bytes);
+}
+
 static void open_driver(void) {
     driver.library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!driver.library) {
@@ -54,6 +58,7 @@ static void open_driver(void) {
     driver.api.enter = cuda_enter;
     driver.api.leave = cuda_leave;
     driver.api.simt_module = cuda_simt_module;
+    driver.api.allow_shared = allow_shared;
     driver.n_devices = n;
 }
 

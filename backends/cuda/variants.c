@@ -133,6 +133,50 @@ static const cuda_code index_any = {CUDA_MODULE_INDEX, 0, 0, cuda_launch_index};
         ROW(stage, STAGE, bf16, BF16, 64, method, m, n, scratch, partial),                                             \
         ROW(stage, STAGE, f16, F16, 64, method, m, n, scratch, partial)
 
+/* ---------------------------------------------------------------------------------------- over mma.sync -- */
+
+/* moba_held of backends/hip/kernels/fragments_mma.h: keys and values of 128 keys. */
+#define MATRIX_BYTES(d) (2u * 128 * (d)*2)
+
+static const char *reject_matrix(const moba_problem *p, const mobai_caps *caps, int32_t tile) {
+    if (p->dense) return "for routed attention only";
+    if (p->head_dim > tile) return "head_dim is larger than the tile";
+    if (tile > 64 && p->head_dim <= tile / 2) return "head_dim fits a smaller tile";
+    /* with the kernel's arrays and what the driver takes */
+    if (caps->local_memory_bytes < MATRIX_BYTES((size_t)tile) + 4096) return "the device's shared memory is too small";
+    return NULL;
+}
+static const char *reject_matrix_d64(const moba_problem *p, const mobai_caps *caps) {
+    return reject_matrix(p, caps, 64);
+}
+static const char *reject_matrix_d128(const moba_problem *p, const mobai_caps *caps) {
+    return reject_matrix(p, caps, 128);
+}
+
+/** Keys are taken 64 at a time. Partials are float32. */
+static double attend_matrix_cost(const mobai_shape *s) {
+    const double keys = 64.0 * ((s->problem->block_size + 63) / 64), d = s->problem->head_dim;
+    const double products = matrix_us(s, 4.0 * picks_of(s) * keys * d) / 0.25,
+                 traffic = copy_us(s, picks_of(s) * 6.0 * d);
+    return 3.0 * LAUNCH_US + (products > traffic ? products : traffic);
+}
+
+#define MATRIX(type, d)                                                                                                \
+    static const mobai_driver_matrix attend_matrix_##type##_d##d = {                                                   \
+        "moba_attend_matrix_" #type "_d" #d, MATRIX_BYTES(d), &mobai_program_attend_##type##_d##d##__simt_m64n64};
+MATRIX(f16, 64)
+MATRIX(f16, 128)
+MATRIX(bf16, 64)
+MATRIX(bf16, 128)
+
+#define MATRIX_ROW(type, DTYPE, d, n)                                                                                  \
+    {                                                                                                                  \
+        .name = "attend_" #type "_d" #d "__sm80_mma_m64n" #n, .stage = MOBAI_STAGE_ATTEND, .dtypes = DTYPE,            \
+        .needs = MOBAI_CAP_MMA, .flow = MOBAI_FLOW_PARTIALS_F32, .tile_m = 64, .tile_n = n,                            \
+        .reject = reject_matrix_d##d, .cost = attend_matrix_cost, .scratch_bytes = mobai_simt_scratch_schedule,        \
+        .code = &attend_matrix_##type##_d##d                                                                           \
+    }
+
 const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
     ROWS(centroid, MOBAI_STAGE_CENTROID, "rows", 0, 0, NULL, NULL),
     ROWS(gate, MOBAI_STAGE_GATE, "wgmma_m64n128", 64, 128, NULL, NULL),
@@ -150,6 +194,10 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
     ROWS(delta, MOBAI_STAGE_DELTA, "rows", 0, 0, NULL, NULL),
     ROWS(attend_bwd, MOBAI_STAGE_ATTEND_BWD, "wgmma_m64n128", 64, 128, cuda_attend_bwd_scratch, bwd_partial_bytes),
     ROWS(dq_sum, MOBAI_STAGE_DQ_SUM, "rows", 0, 0, NULL, bwd_partial_bytes),
+    MATRIX_ROW(bf16, BF16, 128, 32),
+    MATRIX_ROW(f16, F16, 128, 32),
+    MATRIX_ROW(bf16, BF16, 64, 64),
+    MATRIX_ROW(f16, F16, 64, 64),
 #include "simt_rows.inc"
 };
 

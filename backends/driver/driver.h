@@ -63,6 +63,8 @@ typedef struct mobai_driver {
     void (*leave)(void);
     /** The module, loaded, that holds the instances of a generated kernel. Called under `lock`, inside enter(). */
     moba_status (*simt_module)(mobai_device *device, const char *kernel, void **module);
+    /** Optional: lets launches of a function ask for so many bytes of shared memory beside its own arrays. */
+    int (*allow_shared)(void *function, unsigned bytes);
 } mobai_driver;
 
 /** One symbol of the vendor's library and where its address goes. */
@@ -85,13 +87,14 @@ typedef struct mobai_driver_error {
 /** Sets the error sentence and returns its status. `what` completes "<API> could not ...". */
 moba_status mobai_driver_fail(const mobai_driver_error *error, const char *what);
 
-enum { MOBAI_DRIVER_MAX_SIMT_INSTANCES = 256 };
+enum { MOBAI_DRIVER_MAX_SIMT_INSTANCES = 256, MOBAI_DRIVER_MAX_MATRIX_INSTANCES = 32 };
 
 /** First member of the struct mobai_device of a backend that uses this layer. */
 typedef struct mobai_driver_device {
     const mobai_driver *driver;
     pthread_mutex_t lock; /* guards loading */
     void *simt_functions[MOBAI_DRIVER_MAX_SIMT_INSTANCES];
+    void *matrix_functions[MOBAI_DRIVER_MAX_MATRIX_INSTANCES];
 } mobai_driver_device;
 
 /** Fills `base`; undone by mobai_driver_device_end(). */
@@ -131,5 +134,24 @@ moba_status mobai_driver_simt_steps(mobai_device *device, void *stream, const mo
 /** Packs and enqueues one generated kernel. */
 moba_status mobai_driver_launch(mobai_device *device, void *stream, void *function, const mobai_simt_instance *instance,
                                 const mobai_stage_args *args);
+/** The same with so many bytes of shared memory beside the kernel's own arrays. */
+moba_status mobai_driver_launch_shared(mobai_device *device, void *stream, void *function,
+                                       const mobai_simt_instance *instance, unsigned shared_bytes,
+                                       const mobai_stage_args *args);
+
+/** A kernel on matrix cores, which takes the place of the last step of a generated program: what is the code of its
+ *  variant. The instances are a table of their own, made by mobagen from backends/hip/kernels. */
+typedef struct mobai_driver_matrix {
+    const char *name;      /* of its instance */
+    unsigned shared_bytes; /* beside the kernel's own arrays */
+    const mobai_simt_program *simt;
+} mobai_driver_matrix;
+extern const mobai_simt_instance mobai_matrix_instances[];
+extern const size_t mobai_n_matrix_instances;
+
+/** prepare() and launch() of such a variant. The device must be current. */
+moba_status mobai_driver_matrix_load(mobai_device *device, const mobai_driver_matrix *kernel);
+moba_status mobai_driver_matrix_launch(mobai_device *device, void *stream, const mobai_driver_matrix *kernel,
+                                       const mobai_stage_args *args);
 
 #endif

@@ -34,8 +34,9 @@ moba_status mobai_driver_simt_load(mobai_device *device, const mobai_simt_progra
     return status;
 }
 
-moba_status mobai_driver_launch(mobai_device *device, void *stream, void *function, const mobai_simt_instance *instance,
-                                const mobai_stage_args *args) {
+moba_status mobai_driver_launch_shared(mobai_device *device, void *stream, void *function,
+                                       const mobai_simt_instance *instance, unsigned shared_bytes,
+                                       const mobai_stage_args *args) {
     const mobai_driver *driver = base_of(device)->driver;
     mobai_launch launch;
     mobai_simt_pack(instance, args, &launch);
@@ -53,12 +54,17 @@ moba_status mobai_driver_launch(mobai_device *device, void *stream, void *functi
         arguments[n++] = &launch.narrow[w];
     int result =
         driver->launch(function, (unsigned)launch.groups[0], (unsigned)launch.groups[1], (unsigned)launch.groups[2],
-                       (unsigned)instance->lanes, 1, 1, 0, stream, arguments, NULL);
+                       (unsigned)instance->lanes, 1, 1, shared_bytes, stream, arguments, NULL);
     if (result == MOBAI_DRIVER_SUCCESS) return MOBA_OK;
     char what[200];
     snprintf(what, sizeof what, "launch %s on a grid of %lld x %lld x %lld", instance->name,
              (long long)launch.groups[0], (long long)launch.groups[1], (long long)launch.groups[2]);
     return driver->fail(result, what);
+}
+
+moba_status mobai_driver_launch(mobai_device *device, void *stream, void *function, const mobai_simt_instance *instance,
+                                const mobai_stage_args *args) {
+    return mobai_driver_launch_shared(device, stream, function, instance, 0, args);
 }
 
 moba_status mobai_driver_simt_steps(mobai_device *device, void *stream, const mobai_simt_program *program,

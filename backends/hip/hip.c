@@ -146,8 +146,8 @@ static int32_t hip_rank(int32_t index) {
 static moba_status hip_prepare(mobai_device *device, const mobai_variant *variant, const moba_problem *problem) {
     (void)problem;
     MOBAI_TRY(hip_enter(device));
-    moba_status status =
-        hip_is_matrix(variant) ? hip_matrix_load(device, variant->code) : mobai_driver_simt_load(device, variant->code);
+    moba_status status = hip_is_matrix(variant) ? mobai_driver_matrix_load(device, variant->code)
+                                                : mobai_driver_simt_load(device, variant->code);
     hip_leave();
     return status;
 }
@@ -180,7 +180,7 @@ static moba_status hip_run_end(mobai_device *device, moba_stream stream) {
 
 static moba_status hip_launch(mobai_device *device, moba_stream stream, const mobai_variant *variant,
                               const mobai_stage_args *args) {
-    if (hip_is_matrix(variant)) return hip_matrix_launch(device, stream.native, variant->code, args);
+    if (hip_is_matrix(variant)) return mobai_driver_matrix_launch(device, stream.native, variant->code, args);
     return mobai_driver_simt_launch(device, stream.native, variant, args);
 }
 

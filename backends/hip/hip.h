@@ -30,12 +30,8 @@ const hip_code *hip_find_code(const char *arch);
 /** Facts of an architecture; never NULL. */
 const hip_arch *hip_find_arch(const char *arch);
 
-/** Kernels on matrix cores (kernels/): each takes the place of the last step of a generated program. */
-typedef struct hip_matrix {
-    int number;       /* of its function in the device */
-    const char *name; /* of its instance */
-    const mobai_simt_program *simt;
-} hip_matrix;
+/** Rows of the variants table: for each kernel on matrix cores one with MFMA and one with WMMA, and the generated ones.
+ */
 enum {
     HIP_N_MATRIX = 12,
     HIP_N_VARIANTS = 2 * HIP_N_MATRIX
@@ -50,17 +46,12 @@ struct mobai_device {
     const hip_code *code;
     mobai_caps caps;
     void *module; /* of the generated kernels; loaded when a plan first needs one */
-    void *matrix_functions[HIP_N_MATRIX];
 };
 
 /** mobai_driver.simt_module: inflates and loads the device's code object. */
 moba_status hip_simt_module(mobai_device *device, const char *kernel, void **module);
 
-/* variants.c: the device must be current. */
-moba_status hip_matrix_load(mobai_device *device, const hip_matrix *kernel);
-moba_status hip_matrix_launch(mobai_device *device, void *stream, const hip_matrix *kernel,
-                              const mobai_stage_args *args);
-/** True for variants whose code is a hip_matrix, false for generated ones, whose code is a program. */
+/** True for variants whose code is a mobai_driver_matrix, false for generated ones, whose code is a program. */
 static inline bool hip_is_matrix(const mobai_variant *variant) { return variant->needs != 0; }
 extern const mobai_variant hip_variants[HIP_N_VARIANTS];
 

@@ -3,48 +3,8 @@
  * Kernel variants of the HIP backend: those on matrix cores, MFMA of CDNA and WMMA of RDNA from one source
  * (kernels/attend_matrix.kern, gate_matrix.kern), and the generated ones that need none.
  */
-#include <stdio.h>
-#include <string.h>
-
 #include "backends/hip/hip.h"
 #include "codegen/host/simt_row.h"
-#include "core/status.h"
-
-/* Made by mobagen from kernels/ as a table of its own (CMakeLists.txt). */
-extern const mobai_simt_instance mobai_hip_matrix_instances[];
-extern const size_t mobai_hip_n_matrix_instances;
-
-static const mobai_simt_instance *find(const char *name) {
-    for (size_t i = 0; i < mobai_hip_n_matrix_instances; i++)
-        if (strcmp(mobai_hip_matrix_instances[i].name, name) == 0) return &mobai_hip_matrix_instances[i];
-    return NULL;
-}
-
-static moba_status load(mobai_device *device, const hip_matrix *kernel) {
-    void *module = NULL;
-    if (device->matrix_functions[kernel->number]) return MOBA_OK;
-    MOBAI_TRY(hip_simt_module(device, kernel->name, &module));
-    int result = device->base.driver->module_function(&device->matrix_functions[kernel->number], module, kernel->name);
-    if (result == HIP_SUCCESS) return MOBA_OK;
-    char what[120];
-    device->matrix_functions[kernel->number] = NULL;
-    snprintf(what, sizeof what, "find the kernel %s", kernel->name);
-    return hip_fail(result, what);
-}
-
-moba_status hip_matrix_load(mobai_device *device, const hip_matrix *kernel) {
-    MOBAI_TRY(mobai_driver_simt_load(device, kernel->simt));
-    pthread_mutex_lock(&device->base.lock);
-    moba_status status = load(device, kernel);
-    pthread_mutex_unlock(&device->base.lock);
-    return status;
-}
-
-moba_status hip_matrix_launch(mobai_device *device, void *stream, const hip_matrix *kernel,
-                              const mobai_stage_args *args) {
-    MOBAI_TRY(mobai_driver_simt_steps(device, stream, kernel->simt, kernel->simt->n_steps - 1, args));
-    return mobai_driver_launch(device, stream, device->matrix_functions[kernel->number], find(kernel->name), args);
-}
 
 /* ------------------------------------------------------------------------------------------------ table -- */
 
@@ -104,24 +64,24 @@ static double gate_cost(const mobai_shape *s) {
     return 3.0 + 2.0 * p->head_dim * rows * (blocks + lists) / (0.2 * s->caps->matrix_gflops * 1e3);
 }
 
-#define ATTEND(number, type, d)                                                                                        \
-    static const hip_matrix attend_##type##_d##d = {number, "moba_attend_matrix_" #type "_d" #d,                       \
-                                                    &mobai_program_attend_##type##_d##d##__simt_m64n64};
-ATTEND(0, f16, 64)
-ATTEND(1, f16, 128)
-ATTEND(2, bf16, 64)
-ATTEND(3, bf16, 128)
-#define GATE(number, type, d, m)                                                                                       \
-    static const hip_matrix gate_##type##_d##d##_m##m = {number, "moba_gate_matrix_" #type "_d" #d "_m" #m,            \
-                                                         &mobai_program_gate_##type##__simt_m64n64};
-GATE(4, f16, 64, 128)
-GATE(5, f16, 128, 128)
-GATE(6, bf16, 64, 128)
-GATE(7, bf16, 128, 128)
-GATE(8, f16, 64, 64)
-GATE(9, f16, 128, 64)
-GATE(10, bf16, 64, 64)
-GATE(11, bf16, 128, 64)
+#define ATTEND(type, d)                                                                                                \
+    static const mobai_driver_matrix attend_##type##_d##d = {"moba_attend_matrix_" #type "_d" #d, 0,                   \
+                                                             &mobai_program_attend_##type##_d##d##__simt_m64n64};
+ATTEND(f16, 64)
+ATTEND(f16, 128)
+ATTEND(bf16, 64)
+ATTEND(bf16, 128)
+#define GATE(type, d, m)                                                                                               \
+    static const mobai_driver_matrix gate_##type##_d##d##_m##m = {"moba_gate_matrix_" #type "_d" #d "_m" #m, 0,        \
+                                                                  &mobai_program_gate_##type##__simt_m64n64};
+GATE(f16, 64, 128)
+GATE(f16, 128, 128)
+GATE(bf16, 64, 128)
+GATE(bf16, 128, 128)
+GATE(f16, 64, 64)
+GATE(f16, 128, 64)
+GATE(bf16, 64, 64)
+GATE(bf16, 128, 64)
 
 #define ATTEND_ROW(type, DTYPE, d, method, CAP)                                                                        \
     {                                                                                                                  \

@@ -129,9 +129,14 @@ static void emit_glsl_params(text *out, const kernel *k, const instance *instanc
     text_add(out, "#endif\n");
     emit_shared(out, k, TARGET_GLSL);
     text_add(out, "void main()\n{\n");
-    if (!pushed) text_add(out, "#ifndef MOBA_BOUND\n    Params_ p_ = Params_(push_.params);\n#endif\n");
     for (int i = 0; i < k->n_params; i++)
         text_add(out, "    %s = p_.%s_;\n", k->params[i].name, k->params[i].name);
+}
+
+static bool defines(const kernel *k, const char *name) {
+    for (int d = 0; d < k->n_defines; d++)
+        if (strcmp(k->defines[d].name, name) == 0) return true;
+    return false;
 }
 
 void emit_instance(text *out, const kernel *k, const instance *i, target t, const char *prelude) {
@@ -154,14 +159,15 @@ void emit_instance(text *out, const kernel *k, const instance *i, target t, cons
         emit_glsl_params(out, k, i);
         break;
     case TARGET_CUDA:
-        text_add(out, "extern \"C\" __global__ void __launch_bounds__(LANES) moba_%s(", name);
+        text_add(out, "extern \"C\" __global__ void __launch_bounds__(LANES%s) moba_%s(",
+                 defines(k, "RESIDENT") ? ", RESIDENT" : "", name);
         emit_cuda_params(out, k);
         emit_shared(out, k, t);
         break;
     default:
         text_add(out,
-                 "extern \"C\" __global__ __attribute__((amdgpu_flat_work_group_size(LANES, LANES))) void moba_%s(",
-                 name);
+                 "extern \"C\" __global__ __attribute__((amdgpu_flat_work_group_size(LANES, LANES)%s)) void moba_%s(",
+                 defines(k, "RESIDENT") ? ", amdgpu_waves_per_eu(2)" : "", name);
         emit_cuda_params(out, k);
         emit_shared(out, k, t);
         break;

@@ -22,8 +22,9 @@
 #undef __global__
 #undef __device__
 #undef __shared__
-/* the kernels' attribute */
+/* the kernels' attributes */
 #define amdgpu_flat_work_group_size(low, high) used
+#define amdgpu_waves_per_eu(n) used
 #define __global__
 #define __device__
 #define __shared__ static

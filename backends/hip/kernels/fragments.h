@@ -4,11 +4,17 @@
  * c of float. A lane holds FRAG_K consecutive values along the inner dimension, from FRAG_FROM on, of row n of a and of
  * column n of b, n = WAVE_LANE % 16; of column n of c it holds the rows ACC_ROW(0) .. ACC_ROW(ACC_N - 1).
  *
+ * On NVIDIA a lane holds FRAG_ROWS rows of a, columns of b and of c: FRAG_N + 8 j, and of c the value i is of column
+ * ACC_COLUMN(i) of them (fragments_mma.h).
+ *
  * Layouts: AMD's instruction set guides, "Matrix fused-multiply-add" of CDNA 2 and CDNA 3 (v_mfma_f32_16x16x16_f16, 64
  * lanes) and "WMMA" of RDNA 3 and RDNA 4 (v_wmma_f32_16x16x16_f16, 32 lanes; RDNA 3 wants both halves of the wave to
  * hold all of a and b). The same mappings stand in llama.cpp's ggml-cuda/mma.cuh (MFMA, RDNA 4) and in Modular's
  * get_rdna_fragment_layout (RDNA 3).
  */
+#if defined(__CUDACC__) || defined(MOBA_MMA_EMULATED)
+#include "fragments_mma.h"
+#else
 #if defined(__gfx90a__) || defined(__gfx942__) || defined(__gfx950__)
 #define WAVE 64
 #define FRAG_K 4
@@ -99,3 +105,60 @@ static __device__ inline frag moba_narrow(int is_f16, accumulator c) {
     return out;
 }
 #define NARROW_COLUMN(c) moba_narrow(DTYPE == 1, c)
+#define NARROW(to, c) to = NARROW_COLUMN(c)
+#define FRAG_N (WAVE_LANE % 16)
+#define FRAG_ROWS 1
+#define ACC_COLUMN(i) 0
+#define COLUMN_LEADER (WAVE_LANE < 16)
+#define EXP2_PROB(x) EXP2(x)
+
+/* ------------------------------------------------------------------------------------------------ attend --
+ * SPAN keys at a time lie in shared memory, then their values, transposed, in the same place. Two 16-bit values a word.
+ * Keys: 32 rows of DT, LDK words apart. Values: DT rows of 32, LDV words apart. */
+#define SPAN 32
+#define FRAGS 1 /* fragments of the inner dimension that are loaded at once */
+#define ROW_FACTS
+#define LOAD_QUERIES(f, d, j, at)                                                                                      \
+    UNROLL                                                                                                             \
+    for (int c_ = 0; c_ < FRAG_K; c_++) {                                                                              \
+        int dim_ = (d)*16 + FRAG_FROM + c_;                                                                            \
+        f[d][c_] = 0;                                                                                                  \
+        if ((at) >= 0 && dim_ < head_dim) f[d][c_] = q[(at) + dim_];                                                   \
+    }
+#define WORD(b, at, seen_low, next, seen_high)                                                                         \
+    ((seen_low ? (u32)(b)[at] : 0u) | (seen_high ? (u32)(b)[(at) + (next)] << 16 : 0u))
+#define MUST_HOLD(k0) true
+#define HOLD_KEYS(k0, n)                                                                                               \
+    (void)fresh, (void)held_from, (void)held_to;                                                                       \
+    for (int e_ = LANE; e_ < 32 * DT / 2; e_ += LANES) {                                                               \
+        int key_ = e_ / (DT / 2), d_ = e_ % (DT / 2) * 2;                                                              \
+        words[key_ * LDK + e_ % (DT / 2)] = WORD(k, LIST_K + ((k0) + key_) * k_ts + d_, key_ < (n) && d_ < head_dim,   \
+                                                 1, key_ < (n) && d_ + 1 < head_dim);                                  \
+    }                                                                                                                  \
+    BARRIER;
+/* The scores are made: values may take the keys' place. */
+#define HOLD_VALUES(k0, n)                                                                                             \
+    BARRIER;                                                                                                           \
+    for (int e_ = LANE; e_ < DT * 16; e_ += LANES) {                                                                   \
+        int d_ = e_ % DT, key_ = e_ / DT * 2;                                                                          \
+        words[d_ * LDV + key_ / 2] = WORD(v, LIST_V + ((k0) + key_) * v_ts + d_, key_ < (n) && d_ < head_dim, v_ts,    \
+                                          key_ + 1 < (n) && d_ < head_dim);                                            \
+    }
+#define VALUES_ARE_HELD BARRIER;
+#define VALUES_ARE_READ BARRIER;
+#define LOAD_FRAG(f, at)                                                                                               \
+    UNROLL                                                                                                             \
+    for (int w_ = 0; w_ < FRAG_K / 2; w_++) {                                                                          \
+        u32 two_ = words[(at) + w_];                                                                                   \
+        f[2 * w_] = (unsigned short)two_;                                                                              \
+        f[2 * w_ + 1] = (unsigned short)(two_ >> 16);                                                                  \
+    }
+#define LOAD_KEYS(f, part, d) LOAD_FRAG(f[0], ((part)*16 + FRAG_N) * LDK + ((d)*16 + FRAG_FROM) / 2)
+#define LOAD_VALUES(f, part, d) LOAD_FRAG(f, ((d)*16 + FRAG_N) * LDV + ((part)*16 + FRAG_FROM) / 2)
+#define STORE_COLUMNS(c, d, picks, factors)                                                                            \
+    UNROLL                                                                                                             \
+    for (int i_ = 0; i_ < ACC_N; i_++) {                                                                               \
+        int dim_ = (d)*16 + ACC_ROW(i_);                                                                               \
+        if (picks[0] >= 0 && dim_ < head_dim) STF(partials, picks[0] * head_dim + dim_, c[i_] * factors[0]);           \
+    }
+#endif
