@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A CUDA driver that cannot be used: MOBA_TEST_DRIVER says why. "old": before CUDA 12; "no_device"; "no_start".
+ * A CUDA driver that cannot be used: MOBA_TEST_DRIVER says why. "old": before CUDA 12; "no_device"; "no_start". With
+ * FAKE_CUDA_DEVICE instead it has the device of fake_device.c.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +27,7 @@ int cuInit(unsigned flags) {
 }
 
 int cuDeviceGetCount(int *count) {
-    *count = 0;
+    *count = getenv("FAKE_CUDA_DEVICE") != NULL;
     return 0;
 }
 
