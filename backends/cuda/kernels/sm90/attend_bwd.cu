@@ -157,17 +157,21 @@ static __device__ __forceinline__ void add_keys_f32(float (&acc)[D / 2], const f
     }
 }
 
+/** The thread's number, read again: kept across the loop over tiles it and what follows from it would be spilled. */
+static __device__ __forceinline__ int thread_again() {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread & 127;
+}
+
 /** The two computing warpgroups. */
 template <int BF16, int D, int KEYS, int VEC>
 static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_shared<D, KEYS> &sh, uint32_t base,
                                                int wg) {
     using layout = bwd_layout<D, KEYS>;
     constexpr int ROWS = layout::ROWS, STAGES = layout::STAGES, STEP = KEYS == 128 ? 1 : 2;
-    const int thread = (int)threadIdx.x & 127, warp = thread >> 5, lane = thread & 31, quad = lane & 3;
+    const int quad = (int)threadIdx.x & 3;
     const int wg_key = KEYS == 128 ? wg * 64 : 0;
-    const int key = wg_key + warp * 16 + (lane >> 2); /* and key + 8 */
-    /* this lane's row of the matrices it stores: see store_matrices */
-    const uint32_t ds_row = (uint32_t)((wg_key + warp * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)) * 128);
     const uint64_t kd = wgmma_descriptor(base + (KEYS == 128 ? wg * 8192 : 0), 16);
     const uint64_t vd = wgmma_descriptor(base + layout::V + (KEYS == 128 ? wg * 8192 : 0), 16);
     uint32_t x0 = 0; /* number of the piece's first tile */
@@ -218,6 +222,7 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
                 s[4 * j + 3] = exp2_approx(fmaf(s[4 * j + 3], p.scale_log2, -l.y));
             }
             if (tile * ROWS < info.n_masked) {
+                const int thread = thread_again(), key = wg_key + (thread >> 5) * 16 + ((thread & 31) >> 2);
 #pragma unroll
                 for (int j = 0; j < ROWS / 8; j++) {
                     const int2 last = *(const int2 *)(facts.last + 8 * j + 2 * quad);
@@ -261,7 +266,10 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
                 df[2 * j + 1] = gradient<BF16>(pf[2 * j + 1], dp[4 * j + 2], dp[4 * j + 3], delta);
             }
             mbarrier_wait_warp(shared_address(&sh.ds_empty[x & 1]), ((x >> 1) & 1) ^ 1);
-            const uint32_t ds_at = base + layout::DS + (x & 1) * layout::DS_BYTES + ds_row;
+            const int thread = thread_again(), lane = thread & 31;
+            /* this lane's row of the matrices it stores: see store_matrices */
+            const int ds_row = wg_key + (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7);
+            const uint32_t ds_at = base + layout::DS + (x & 1) * layout::DS_BYTES + (uint32_t)ds_row * 128;
 #pragma unroll
             for (int j = 0; j < ROWS / 8; j += 2) {
                 const uint32_t chunk = (uint32_t)((j & 7) + (lane >> 4)) ^ (uint32_t)(lane & 7);
@@ -288,6 +296,7 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
         if (previous >= 0) mbarrier_arrive_warp(shared_address(&sh.empty[previous]));
         x0 += (uint32_t)n_tiles;
 
+        const int thread = thread_again(), key = wg_key + (thread >> 5) * 16 + ((thread & 31) >> 2); /* and key + 8 */
         if constexpr (KEYS == 64) { /* warpgroup 0 ends with dK, warpgroup 1 with dV */
             const uint32_t slot = base + layout::MERGE + (uint32_t)thread * 16;
             auto put = [&](const float(&a)[D / 2]) {
@@ -452,15 +461,17 @@ template <int BF16, int D, int KEYS, int VEC> struct loader {
     }
 
     /** Copies the keys of piece `number` that begin at `key_row`, of x, to `to`. */
-    __device__ __forceinline__ void load_keys(uint32_t to, const mobai_sm90_tensor &t, const piece_info &info) const {
+    __device__ __forceinline__ void load_keys(uint32_t to, const mobai_sm90_tensor &t,
+                                              const volatile piece_info &info) const {
+        const int n_keys = info.n_keys;
         const int thread = (int)threadIdx.x & 127, r = thread / CHUNKS, chunk = thread % CHUNKS;
         const uint16_t *first = (const uint16_t *)t.address + batch_offset(t, info.sequence) + info.g * t.head_stride +
                                 (int64_t)info.key_row * t.token_stride + chunk * 8;
         const uint16_t *from = first + r * t.token_stride;
         to += (uint32_t)((chunk >> 3) * (KEYS * 128) + r * 128 + (((chunk & 7) ^ (r & 7)) << 4));
-#pragma unroll 4
+#pragma unroll(VEC ? 4 : 1)
         for (int i = 0; i < KEYS / PASS_ROWS; i++) {
-            const bool real = r + i * PASS_ROWS < info.n_keys;
+            const bool real = r + i * PASS_ROWS < n_keys;
             gather_chunk<VEC>(to + i * PASS_ROWS * 128, real ? from : first, real, MOBAI_L2_EVICT_FIRST);
             from += PASS_ROWS * t.token_stride;
         }
@@ -498,7 +509,7 @@ template <int BF16, int D, int KEYS, int VEC> struct loader {
         const int chunk = lane() % CHUNKS, sub = lane() / CHUNKS;
         const uint16_t *q = f.q + chunk * 8, *dout = f.dout + chunk * 8;
         const uint32_t q_at = base + layout::STAGE + stage * (2 * layout::ROW_BYTES) + (chunk >> 3) * (ROWS * 128);
-#pragma unroll
+#pragma unroll(VEC ? PASSES : 1)
         for (int i = 0; i < PASSES; i++) {
             const int r = i * PASS_ROWS + warp() * WARP_ROWS + sub, from = i * WARP_ROWS + sub;
             const uint32_t to = q_at + (uint32_t)(r * 128 + (((chunk & 7) ^ (r & 7)) << 4));
@@ -567,7 +578,7 @@ static __device__ __forceinline__ void load_and_finish(const mobai_sm90_params &
         const uint64_t dsd = wgmma_descriptor(base + layout::DS + (x & 1) * layout::DS_BYTES, KEYS * 128);
         const uint64_t kd = wgmma_descriptor(base, KEYS * 128);
         const bool last = --left == 0; /* then V was read for the last time */
-        piece_info info;
+        const volatile piece_info &next = sh.infos[(y + 1) % INFOS];
         /* 64 rows and 64 columns at a time: registers are short */
 #pragma unroll
         for (int part = 0; part < 2; part++) {
@@ -578,22 +589,14 @@ static __device__ __forceinline__ void load_and_finish(const mobai_sm90_params &
             for (int k = 0; k < KEYS / 16; k++)
                 wgmma_ss_mn<BF16>(dq, dsd + m * (KEYS * 8) + k * 128, kd + n * (KEYS * 8) + k * 128, k > 0);
             wgmma_commit();
-            if (part == 0 && last) {
-                const volatile piece_info &next = sh.infos[(y + 1) % INFOS];
-                info.n_tiles = next.n_tiles;
-                info.n_keys = next.n_keys;
-                info.key_row = next.key_row;
-                info.sequence = next.sequence;
-                info.g = next.g;
-                if (info.n_tiles > 0) load.load_keys(base + layout::V, p.v, info);
-            }
+            if (part == 0 && last && next.n_tiles > 0) load.load_keys(base + layout::V, p.v, next);
             wgmma_wait<0>();
             hold(dq);
             if (part == 1) {
                 mbarrier_arrive_warp(shared_address(&sh.ds_empty[x & 1]));
-                if (last && info.n_tiles > 0) {
+                if (last && next.n_tiles > 0) {
                     warpgroup_barrier(1);
-                    load.load_keys(base, p.k, info);
+                    load.load_keys(base, p.k, next);
                 }
             }
 #pragma unroll
@@ -611,7 +614,7 @@ static __device__ __forceinline__ void load_and_finish(const mobai_sm90_params &
             async_proxy_fence();
             mbarrier_arrive_warp(shared_address(&sh.keys_full[0]));
             y++;
-            left = (uint32_t)info.n_tiles;
+            left = (uint32_t)next.n_tiles;
         }
     }
 }
