@@ -47,7 +47,7 @@ enum {
 #include "simt_kernels.inc"
 #undef SIMT_KERNEL
     ,
-    CUDA_N_NATIVE_VARIANTS = 29 + 4, /* sm_90a, then mma.sync */
+    CUDA_N_NATIVE_VARIANTS = 29 + 12, /* sm_90a, then mma.sync */
     CUDA_N_VARIANTS = CUDA_N_NATIVE_VARIANTS
 #define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
 #include "simt_rows.inc"

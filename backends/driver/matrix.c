@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Kernels on matrix cores over a driver's table.
+ * Kernels on matrix cores over a driver's table, and what the rows of gate_matrix.kern say of it.
  */
 #include <stdio.h>
 #include <string.h>
@@ -53,4 +53,27 @@ moba_status mobai_driver_matrix_launch(mobai_device *device, void *stream, const
     MOBAI_TRY(mobai_driver_simt_steps(device, stream, kernel->simt, kernel->simt->n_steps - 1, args));
     return mobai_driver_launch_shared(device, stream, base_of(device)->matrix_functions[number],
                                       &mobai_matrix_instances[number], kernel->shared_bytes, args);
+}
+
+/* -------------------------------------------------------------------------------------------------- gate -- */
+
+enum { FEW_PICKS = 8, MANY_PICKS = 32 }; /* LIST of gate_matrix.kern */
+
+/** Blocks the gate has to choose in a row. */
+static int32_t gate_picks(const moba_problem *p) { return p->top_k - p->n_sink_blocks - p->n_local_blocks; }
+
+const char *mobai_driver_matrix_reject_gate(const moba_problem *p, int32_t dim_tile, int32_t row_tile) {
+    if (p->head_dim > dim_tile) return "head_dim is larger than the tile";
+    if (dim_tile > 64 && p->head_dim <= dim_tile / 2) return "head_dim fits a smaller tile";
+    if (row_tile == 128) return gate_picks(p) > FEW_PICKS ? "its lists hold 8 picks" : NULL;
+    if (gate_picks(p) <= FEW_PICKS) return "its picks fit shorter lists";
+    return gate_picks(p) > MANY_PICKS ? "its lists hold 32 picks" : NULL;
+}
+
+double mobai_driver_matrix_cost_gate(const mobai_shape *s) {
+    const moba_problem *p = s->problem;
+    const double rows = (double)p->max_total_q * p->n_q_heads;
+    const double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
+    const double picks = gate_picks(p) <= 0 ? 0.0 : gate_picks(p) * (gate_picks(p) <= FEW_PICKS ? 8.0 : 64.0);
+    return 3.0 + 2.0 * p->head_dim * rows * (blocks + picks) / (0.2 * s->caps->matrix_gflops * 1e3);
 }

@@ -22,29 +22,15 @@ static const char *reject_d128(const moba_problem *p, const mobai_caps *caps) {
     return reject(p, 128);
 }
 
-/** Blocks the gate has to choose in a row; few: the lists of the gate with tiles of 128 rows hold them. */
-enum { FEW_PICKS = 8, MANY_PICKS = 32 };
-static int32_t gate_picks(const moba_problem *p) { return p->top_k - p->n_sink_blocks - p->n_local_blocks; }
-static const char *reject_few(const moba_problem *p, const char *why) {
-    return why ? why : gate_picks(p) > FEW_PICKS ? "its lists hold 8 picks" : NULL;
-}
-static const char *reject_many(const moba_problem *p, const char *why) {
-    if (why) return why;
-    if (gate_picks(p) <= FEW_PICKS) return "its picks fit shorter lists";
-    return gate_picks(p) > MANY_PICKS ? "its lists hold 32 picks" : NULL;
-}
-static const char *reject_d64_m128(const moba_problem *p, const mobai_caps *caps) {
-    return reject_few(p, reject_d64(p, caps));
-}
-static const char *reject_d128_m128(const moba_problem *p, const mobai_caps *caps) {
-    return reject_few(p, reject_d128(p, caps));
-}
-static const char *reject_d64_m64(const moba_problem *p, const mobai_caps *caps) {
-    return reject_many(p, reject_d64(p, caps));
-}
-static const char *reject_d128_m64(const moba_problem *p, const mobai_caps *caps) {
-    return reject_many(p, reject_d128(p, caps));
-}
+#define REJECT_GATE(d, m)                                                                                              \
+    static const char *reject_gate_d##d##_m##m(const moba_problem *p, const mobai_caps *caps) {                        \
+        (void)caps;                                                                                                    \
+        return mobai_driver_matrix_reject_gate(p, d, m);                                                               \
+    }
+REJECT_GATE(64, 128)
+REJECT_GATE(128, 128)
+REJECT_GATE(64, 64)
+REJECT_GATE(128, 64)
 
 /** Products at a fifth of the matrix rate. */
 static double attend_cost(const mobai_shape *s) {
@@ -52,16 +38,6 @@ static double attend_cost(const mobai_shape *s) {
     const double wanted = (double)p->top_k * p->block_size, there = (double)p->max_seqlen_k;
     const double pairs = (double)p->max_total_q * p->n_q_heads * (wanted < there ? wanted : there);
     return 9.0 + 4.0 * p->head_dim * pairs / (0.2 * s->caps->matrix_gflops * 1e3);
-}
-
-/** Products at a fifth of the matrix rate, and for each pick the lists as long as the products of a block and eight or,
- *  with long lists, 64 rows. */
-static double gate_cost(const mobai_shape *s) {
-    const moba_problem *p = s->problem;
-    const double rows = (double)p->max_total_q * p->n_q_heads;
-    const double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
-    const double lists = gate_picks(p) <= 0 ? 0.0 : gate_picks(p) * (gate_picks(p) <= FEW_PICKS ? 8.0 : 64.0);
-    return 3.0 + 2.0 * p->head_dim * rows * (blocks + lists) / (0.2 * s->caps->matrix_gflops * 1e3);
 }
 
 #define ATTEND(type, d)                                                                                                \
@@ -92,8 +68,8 @@ GATE(bf16, 128, 64)
 #define GATE_ROW(type, DTYPE, d, m, method, CAP)                                                                       \
     {                                                                                                                  \
         .name = "gate_" #type "_d" #d "__" method "_m" #m "n32", .stage = MOBAI_STAGE_GATE, .dtypes = 1u << DTYPE,     \
-        .needs = CAP, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = m, .tile_n = 32, .reject = reject_d##d##_m##m,            \
-        .cost = gate_cost, .code = &gate_##type##_d##d##_m##m                                                          \
+        .needs = CAP, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = m, .tile_n = 32, .reject = reject_gate_d##d##_m##m,       \
+        .cost = mobai_driver_matrix_cost_gate, .code = &gate_##type##_d##d##_m##m                                      \
     }
 #define ROWS(method, CAP)                                                                                              \
     ATTEND_ROW(bf16, MOBA_BF16, 128, method, CAP), ATTEND_ROW(f16, MOBA_F16, 128, method, CAP),                        \

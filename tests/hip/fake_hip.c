@@ -8,6 +8,7 @@
  * (default 60140093), FAKE_HIP_INIT (what hipInit returns), FAKE_HIP_FAIL (NAME=ERROR: that function fails with ERROR).
  */
 #include <elf.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -57,11 +58,18 @@ static hipError_t forced(const char *name) {
     if (text && strncmp(text, name, length) == 0 && text[length] == '=') return atoi(text + length + 1);
     return sticky;
 }
+
+/* One call at a time, so that programs may have threads: the emulator has but one set of lanes. */
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+static int take_turn(void) { return pthread_mutex_lock(&turn); }
+static void end_turn(int *taken) {
+    if (*taken == 0) pthread_mutex_unlock(&turn);
+}
+#define ALONE __attribute__((cleanup(end_turn))) int turn_taken = take_turn()
 #define ENTER(name)                                                                                                    \
-    do {                                                                                                               \
-        hipError_t enter_error = forced(name);                                                                         \
-        if (enter_error != hipSuccess) return enter_error;                                                             \
-    } while (0)
+    ALONE;                                                                                                             \
+    hipError_t enter_error = forced(name);                                                                             \
+    if (enter_error != hipSuccess) return enter_error
 
 /* ----------------------------------------------------------------------------------------------- devices -- */
 
@@ -268,10 +276,12 @@ API hipError_t hipEventRecord(hipEvent_t event, hipStream_t stream) {
     return hipSuccess;
 }
 API hipError_t hipEventSynchronize(hipEvent_t event) {
+    ALONE;
     (void)event;
     return sticky;
 }
 API hipError_t hipEventElapsedTime(float *ms, hipEvent_t begin, hipEvent_t end) {
+    ALONE;
     *ms = (float)(end->ms - begin->ms);
     return sticky;
 }
@@ -295,6 +305,7 @@ API hipError_t hipMalloc(void **p, size_t bytes) {
     return hipSuccess;
 }
 API hipError_t hipFree(void *p) {
+    ALONE;
     if (!p) return hipSuccess;
     if (!emu_memory_remove(p)) return hipErrorInvalidValue;
     char *base = (char *)p - HEADER_BYTES;
@@ -305,6 +316,7 @@ API hipError_t hipFree(void *p) {
     return hipSuccess;
 }
 API hipError_t hipMemGetInfo(size_t *available, size_t *total) {
+    ALONE;
     *total = DEVICE_BYTES;
     *available = DEVICE_BYTES - allocated_bytes;
     return hipSuccess;
@@ -383,6 +395,7 @@ API hipError_t hipModuleLoadData(hipModule_t *module, const void *image) {
     return hipSuccess;
 }
 API hipError_t hipModuleUnload(hipModule_t module) {
+    ALONE;
     for (hipFunction_t f = module->functions, next; f; f = next) {
         next = f->next;
         free(f);
@@ -414,14 +427,12 @@ static const unsigned char *find_descriptor(const char *image, const char *name)
 API hipError_t hipModuleGetFunction(hipFunction_t *function, hipModule_t module, const char *name) {
     ENTER("hipModuleGetFunction");
     const unsigned char *descriptor = find_descriptor(module->image, name);
-    /* Kernels on matrix cores are compiled for each kind of them. */
+    /* Kernels on matrix cores are compiled for each kind of them. FAKE_HIP_MATRIX names another kind than the device's,
+     * of waves as wide. */
     char of_kind[200];
-    const char *arch = arch_of(module->device);
-    snprintf(of_kind, sizeof of_kind, "%s_%s",
-             strncmp(arch, "gfx9", 4) == 0    ? "cdna"
-             : strncmp(arch, "gfx11", 5) == 0 ? "rdna3"
-                                              : "rdna4",
-             name);
+    const char *arch = arch_of(module->device), *kind = getenv("FAKE_HIP_MATRIX");
+    if (!kind) kind = strncmp(arch, "gfx9", 4) == 0 ? "cdna" : strncmp(arch, "gfx11", 5) == 0 ? "rdna3" : "rdna4";
+    snprintf(of_kind, sizeof of_kind, "%.8s_%.150s", kind, name);
     const emu_kernel *kernel = emu_find(of_kind);
     if (!kernel) kernel = emu_find(name);
     if (!descriptor || !kernel) return hipErrorNotFound;
@@ -507,6 +518,7 @@ API hipError_t hipGraphLaunch(hipGraphExec_t graph, hipStream_t stream) {
     return hipSuccess;
 }
 API hipError_t hipGraphDestroy(hipGraph_t graph) {
+    ALONE;
     for (node *n = graph->first, *next; n; n = next) {
         next = n->next;
         free(n);

@@ -219,13 +219,16 @@ Test(hip_runs, a_graph_repeats_a_run) {
     read_o(&a, first);
 
     void *library = dlopen("libamdhip64.so.6", RTLD_NOW), *graph = NULL;
-    int (*begin_capture)(void *, int) = NULL, (*end_capture)(void *, void **) = NULL, (*launch)(void *, void *) = NULL;
+    int (*begin_capture)(void *, int) = NULL, (*end_capture)(void *, void **) = NULL, (*launch)(void *, void *) = NULL,
+                                 (*destroy)(void *) = NULL;
     void *symbol = dlsym(library, "hipStreamBeginCapture");
     memcpy(&begin_capture, &symbol, sizeof symbol);
     symbol = dlsym(library, "hipStreamEndCapture");
     memcpy(&end_capture, &symbol, sizeof symbol);
     symbol = dlsym(library, "hipGraphLaunch");
     memcpy(&launch, &symbol, sizeof symbol);
+    symbol = dlsym(library, "hipGraphDestroy");
+    memcpy(&destroy, &symbol, sizeof symbol);
 
     OK(moba_buffer_fill(a.context, a.stream, a.o, 0xff, sizeof first));
     OK(moba_buffer_fill(a.context, a.stream, a.workspace, 0xff, a.args.workspace_bytes));
@@ -238,6 +241,7 @@ Test(hip_runs, a_graph_repeats_a_run) {
     cr_assert_eq(launch(graph, a.stream.native), 0);
     read_o(&a, second);
     cr_assert_eq(memcmp(first, second, sizeof first), 0);
+    cr_assert_eq(destroy(graph), 0);
     end(&a);
 }
 

@@ -62,6 +62,44 @@ Test(hip_parity, matrix_cores) {
     th_for_each(problems, COUNT(problems), check_all);
 }
 
+static void check_route(const th_session *sessions, size_t n, const th_case *c) {
+    const bool exact = c->fill == TH_INTEGER || c->fill == TH_EQUAL || c->fill == TH_ZERO;
+    for (size_t i = 0; i < n; i++) {
+        th_result r;
+        if (th_once(&sessions[i], c, NULL, TH_ROUTE, NULL, &r)) th_check_gate(&sessions[i], c, r.selection, exact);
+        th_result_free(&r);
+    }
+}
+
+/* The gate on matrix cores: tiles of 128 rows with lists of 8 picks and of 64 rows with lists of 32, several tiles of
+ * centroids, ranges of candidates that begin and end inside of them, ties, NaN and infinite scores. */
+Test(hip_parity, matrix_gate) {
+    static const char *const problems[] = {
+        "b1q150k1300h2g1d64B16t5c,bf16;fill=integer",
+        "b1q140k1300h1g1d128B16t9c,f16;fill=integer",
+        "b1q70k1300h1g1d128B16t10c,bf16;fill=integer",
+        "b1q70k1300h1g1d64B16t33c,f16;fill=integer",
+        "b1q130k700h1g1d64B16t8n,f16;fill=integer",
+        "b1q130k700h1g1d33B16t32n,bf16;fill=integer",
+        "b1q200k900h2g1d64B16t8c,f16;fill=equal",
+        "b1q70k900h1g1d128B16t20c,bf16;fill=equal",
+        "b1q70k900h1g1d128B16t20c,bf16;fill=zero",
+        "b1q200k900h2g2d64B16t8c,bf16,sink=2,local=3;fill=integer",
+        "b1q70k900h1g1d64B16t48c,bf16,sink=40;fill=integer",
+        "b1q100k900h1g1d128B16t5c,f16,sink=2,local=3",
+        "b5q200k700h2g1d64B16t4c,bf16,lens=0+200+1+17+64/5+700+0+17+100;tail=9;fill=integer",
+        "b3q90k600h2g2d40B16t12n,f16,lens=90+1+33/600+1+33;fill=integer",
+        "b1q130k900h1g1d64B16t4c,bf16;fill=nan_keys",
+        "b1q66k900h1g1d64B16t14c,f16;fill=nan_keys",
+        "b1q130k900h1g1d128B16t4c,f16;fill=inf_keys",
+        "b1q66k900h1g1d64B16t14c,bf16;fill=inf_keys",
+        "b1q100k400h1g1d1B16t30c,bf16;fill=inf_keys",
+        "b2q140k300h4g2d64B16t4c,bf16;layout=sliced;fill=integer",
+        "b2q140k300h4g2d128B16t4c,f16;layout=bhsd",
+    };
+    th_for_each(problems, COUNT(problems), check_route);
+}
+
 Test(hip_parity, key_convolution) {
     static const char *const problems[] = {
         "b1q50k50h2g2d33B16t2c,@,kconv=3",
