@@ -86,7 +86,7 @@ static int find_archs(char archs[MAX_DEVICES][64]) {
 }
 
 static const char *arch_of(int device) {
-    static char archs[MAX_DEVICES][64];
+    static _Thread_local char archs[MAX_DEVICES][64];
     find_archs(archs);
     return archs[device];
 }
