@@ -135,14 +135,14 @@ static const cuda_code index_any = {CUDA_MODULE_INDEX, 0, 0, cuda_launch_index};
 
 /* ---------------------------------------------------------------------------------------- over mma.sync -- */
 
-/* moba_held of backends/hip/kernels/fragments_mma.h: keys and values of 128 keys. */
-#define MATRIX_BYTES(d) (2u * 128 * (d)*2)
+/* moba_held of backends/hip/kernels/fragments_mma.h: keys and values of 128 keys, 64 queries. */
+#define MATRIX_BYTES(d) ((2u * 128 + 64) * (d)*2)
 
 static const char *reject_matrix(const moba_problem *p, const mobai_caps *caps, int32_t tile) {
     if (p->head_dim > tile) return "head_dim is larger than the tile";
     if (tile > 64 && p->head_dim <= tile / 2) return "head_dim fits a smaller tile";
     /* with the kernel's arrays and what the driver takes */
-    if (caps->local_memory_bytes < MATRIX_BYTES((size_t)tile) + 4096) return "the device's shared memory is too small";
+    if (caps->local_memory_bytes < MATRIX_BYTES((size_t)tile) + 8192) return "the device's shared memory is too small";
     return NULL;
 }
 static const char *reject_matrix_d64(const moba_problem *p, const mobai_caps *caps) {
@@ -168,10 +168,10 @@ MATRIX(f16, 128)
 MATRIX(bf16, 64)
 MATRIX(bf16, 128)
 
-#define MATRIX_ROW(type, DTYPE, d, n)                                                                                  \
+#define MATRIX_ROW(type, DTYPE, d)                                                                                     \
     {                                                                                                                  \
-        .name = "attend_" #type "_d" #d "__sm80_mma_m64n" #n, .stage = MOBAI_STAGE_ATTEND, .dtypes = DTYPE,            \
-        .needs = MOBAI_CAP_MMA, .flow = MOBAI_FLOW_PARTIALS_F32, .tile_m = 64, .tile_n = n,                            \
+        .name = "attend_" #type "_d" #d "__sm80_mma_m64n128", .stage = MOBAI_STAGE_ATTEND, .dtypes = DTYPE,            \
+        .needs = MOBAI_CAP_MMA, .flow = MOBAI_FLOW_PARTIALS_F32, .tile_m = 64, .tile_n = 128,                          \
         .reject = reject_matrix_d##d, .cost = attend_matrix_cost, .scratch_bytes = mobai_simt_scratch_schedule,        \
         .code = &attend_matrix_##type##_d##d                                                                           \
     }
@@ -221,10 +221,10 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
     ROWS(delta, MOBAI_STAGE_DELTA, "rows", 0, 0, NULL, NULL),
     ROWS(attend_bwd, MOBAI_STAGE_ATTEND_BWD, "wgmma_m64n128", 64, 128, cuda_attend_bwd_scratch, bwd_partial_bytes),
     ROWS(dq_sum, MOBAI_STAGE_DQ_SUM, "rows", 0, 0, NULL, bwd_partial_bytes),
-    MATRIX_ROW(bf16, BF16, 128, 32),
-    MATRIX_ROW(f16, F16, 128, 32),
-    MATRIX_ROW(bf16, BF16, 64, 64),
-    MATRIX_ROW(f16, F16, 64, 64),
+    MATRIX_ROW(bf16, BF16, 128),
+    MATRIX_ROW(f16, F16, 128),
+    MATRIX_ROW(bf16, BF16, 64),
+    MATRIX_ROW(f16, F16, 64),
     MATRIX_GATE_ROW(bf16, BF16, 128, 128),
     MATRIX_GATE_ROW(f16, F16, 128, 128),
     MATRIX_GATE_ROW(bf16, BF16, 64, 128),

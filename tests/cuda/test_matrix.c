@@ -87,41 +87,43 @@ static void expect_launch(void) {
     void *library = dlopen("libcuda.so.1", RTLD_NOW), *symbol = library ? dlsym(library, "fake_cuda_log") : NULL;
     memcpy(&get_log, &symbol, sizeof symbol);
     const char *log = get_log ? get_log() : "";
-    const char *allow = "allow moba_attend_matrix_bf16_d128 65536\n";
+    const char *allow = "allow moba_attend_matrix_bf16_d128 81920\n";
     const char *launch =
-        "launch moba_schedule 0\nlaunch moba_attend_matrix_bf16_d128 65536\nlaunch moba_combine_bf16 0\n";
+        "launch moba_schedule 0\nlaunch moba_attend_matrix_bf16_d128 81920\nlaunch moba_combine_bf16 0\n";
     if (!strstr(log, allow)) complain("80", allow, log);
     if (!strstr(log, launch)) complain("80", launch, log);
 }
 
 int main(void) {
     static const char *const a100 = "80 166912", *const h100 = "90 232448";
-    static const char *const row128 = "attend_bf16_d128__sm80_mma_m64n32", *const simt =
-                                                                               "attend_bf16_d128__simt_m64n64";
+    static const char *const row128 = "attend_bf16_d128__sm80_mma_m64n128", *const simt =
+                                                                                "attend_bf16_d128__simt_m64n64";
     moba_problem p = problem(MOBA_BF16, 128);
-    expect(a100, "", &p, row128, "attend_bf16_d64__sm80_mma_m64n64: rejected, head_dim is larger than the tile");
+    expect(a100, "", &p, row128, "attend_bf16_d64__sm80_mma_m64n128: rejected, head_dim is larger than the tile");
     expect(a100, "", &p, row128, "attend_bf16_d128__sm90_wgmma_m64n128: rejected, needs wgmma");
-    expect(a100, "-mma", &p, simt, "attend_bf16_d128__sm80_mma_m64n32: rejected, needs mma");
-    expect("75 65536", "", &p, simt, "attend_bf16_d128__sm80_mma_m64n32: rejected, needs mma");
+    expect(a100, "-mma", &p, simt, "attend_bf16_d128__sm80_mma_m64n128: rejected, needs mma");
+    expect("75 65536", "", &p, simt, "attend_bf16_d128__sm80_mma_m64n128: rejected, needs mma");
     expect("80 65536", "", &p, simt,
-           "attend_bf16_d128__sm80_mma_m64n32: rejected, the device's shared memory is too small");
+           "attend_bf16_d128__sm80_mma_m64n128: rejected, the device's shared memory is too small");
     expect(h100, "", &p, "attend_bf16_d128__sm90_wgmma_m64n128", row128);
-    expect(h100, "-wgmma", &p, row128, "attend_f16_d128__sm80_mma_m64n32: rejected, other dtype");
+    expect(h100, "-wgmma", &p, row128, "attend_f16_d128__sm80_mma_m64n128: rejected, other dtype");
     expect("120 101376", "", &p, row128, "attend_bf16_d128__sm90_wgmma_m64n128: rejected, needs wgmma");
     p = problem(MOBA_F16, 65);
-    expect(a100, "", &p, "attend_f16_d128__sm80_mma_m64n32", "attend_f16_d64__sm80_mma_m64n64: rejected, head_dim is");
+    expect(a100, "", &p, "attend_f16_d128__sm80_mma_m64n128",
+           "attend_f16_d64__sm80_mma_m64n128: rejected, head_dim is");
     p = problem(MOBA_F16, 64);
-    expect(a100, "", &p, "attend_f16_d64__sm80_mma_m64n64",
-           "attend_f16_d128__sm80_mma_m64n32: rejected, head_dim fits a smaller tile");
-    expect("80 65536", "", &p, "attend_f16_d64__sm80_mma_m64n64", "attend_bf16_d64__sm80_mma_m64n64: rejected, other");
+    expect(a100, "", &p, "attend_f16_d64__sm80_mma_m64n128",
+           "attend_f16_d128__sm80_mma_m64n128: rejected, head_dim fits a smaller tile");
+    expect("80 65536", "", &p, "attend_f16_d64__sm80_mma_m64n128",
+           "attend_bf16_d64__sm80_mma_m64n128: rejected, other");
     p = problem(MOBA_BF16, 200);
     expect(a100, "", &p, "attend_bf16_d256__simt_m64n64",
-           "attend_bf16_d128__sm80_mma_m64n32: rejected, head_dim is larger than the tile");
+           "attend_bf16_d128__sm80_mma_m64n128: rejected, head_dim is larger than the tile");
     p = problem(MOBA_F32, 128);
-    expect(a100, "", &p, "attend_f32_d128__simt_m64n64", "attend_bf16_d128__sm80_mma_m64n32: rejected, other dtype");
+    expect(a100, "", &p, "attend_f32_d128__simt_m64n64", "attend_bf16_d128__sm80_mma_m64n128: rejected, other dtype");
     p = problem(MOBA_BF16, 128);
     p.dense = 1;
-    expect(a100, "", &p, "attend_dense_bf16_d128__simt_m64n64", "attend_bf16_d128__sm80_mma_m64n32: rejected, dense");
+    expect(a100, "", &p, "attend_dense_bf16_d128__simt_m64n64", "attend_bf16_d128__sm80_mma_m64n128: rejected, dense");
     expect_launch();
     return failed;
 }

@@ -12,7 +12,7 @@
 #define MOBA_MMA_EMULATED
 #define MOBA_INLINE static inline
 typedef u32 words4 __attribute__((ext_vector_type(4)));
-static words4 moba_held[2 * 128 * 16];
+static words4 moba_held[(2 * 128 + 64) * 16];
 
 /* Value `index` of the pair. */
 inline float emu_half(int is_f16, u32 two, int index) {
@@ -48,7 +48,7 @@ static inline void moba_mma(int is_f16, float &c0, float &c1, float &c2, float &
 }
 
 /* A lane's own row of each matrix is read here, checked; then the lanes exchange them. */
-EMU_UNCHECKED __attribute__((noinline)) static void emu_transpose(u32 *f, const u32 *row) {
+EMU_UNCHECKED __attribute__((noinline)) static void emu_load(u32 *f, const u32 *row, bool transposed) {
     struct line {
         u32 w[4];
     } mine;
@@ -56,6 +56,10 @@ EMU_UNCHECKED __attribute__((noinline)) static void emu_transpose(u32 *f, const 
     const line *all = static_cast<const line *>(emu_exchange(&mine, sizeof mine));
     const int lane = emu_wave_lane();
     for (int i = 0; i < 4; i++) {
+        if (!transposed) {
+            f[i] = all[8 * i + lane / 4].w[lane % 4];
+            continue;
+        }
         f[i] = 0;
         for (int h = 0; h < 2; h++) {
             const u32 two = all[8 * i + lane % 4 * 2 + h].w[lane / 4 / 2];
@@ -63,17 +67,24 @@ EMU_UNCHECKED __attribute__((noinline)) static void emu_transpose(u32 *f, const 
         }
     }
 }
-static inline void moba_load_transposed(u32 (&f)[4], int at) {
-    const words4 x = moba_held[at];
-    const u32 row[4] = {x.x, x.y, x.z, x.w};
-    emu_transpose(f, row);
-}
+#define EMU_LOAD(name, transposed)                                                                                     \
+    static inline void name(u32 &w, u32 &x, u32 &y, u32 &z, int at) {                                                  \
+        const words4 line = moba_held[at];                                                                             \
+        const u32 row[4] = {line.x, line.y, line.z, line.w};                                                           \
+        u32 f[4];                                                                                                      \
+        emu_load(f, row, transposed);                                                                                  \
+        w = f[0], x = f[1], y = f[2], z = f[3];                                                                        \
+    }
+EMU_LOAD(moba_load, false)
+EMU_LOAD(moba_load_transposed, true)
 
 static inline void moba_copy16(int to, const unsigned short *from, bool real) {
     words4 x = {0, 0, 0, 0};
     if (real) x = *(const words4 *)from;
     moba_held[to] = x;
 }
+/* The emulator knows no order within a wave alone. */
+#define SYNC_WAVE BARRIER
 #define COPY_COMMIT ((void)0)
 #define COPY_WAIT(n) ((void)0)
 

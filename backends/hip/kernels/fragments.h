@@ -110,26 +110,43 @@ static __device__ inline frag moba_narrow(int is_f16, accumulator c) {
 #define FRAG_ROWS 1
 #define ACC_COLUMN(i) 0
 #define COLUMN_LEADER (WAVE_LANE < 16)
+#define FRAGS 1 /* fragments that gate loads at once */
 #define EXP2_PROB(x) EXP2(x)
 
 /* ------------------------------------------------------------------------------------------------ attend --
  * SPAN keys at a time lie in shared memory, then their values, transposed, in the same place. Two 16-bit values a word.
  * Keys: 32 rows of DT, LDK words apart. Values: DT rows of 32, LDV words apart. */
 #define SPAN 32
-#define FRAGS 1 /* fragments of the inner dimension that are loaded at once */
 #define ROW_FACTS
-#define LOAD_QUERIES(f, d, j, at)                                                                                      \
+/* The wave's rows of this tile; there is nothing to do ahead. */
+#define LOAD_QUERIES(f)                                                                                                \
     UNROLL                                                                                                             \
-    for (int c_ = 0; c_ < FRAG_K; c_++) {                                                                              \
-        int dim_ = (d)*16 + FRAG_FROM + c_;                                                                            \
-        f[d][c_] = 0;                                                                                                  \
-        if ((at) >= 0 && dim_ < head_dim) f[d][c_] = q[(at) + dim_];                                                   \
+    for (int s_ = 0; s_ < STRIPS; s_++) {                                                                              \
+        i64 at_ = row_q[ROW(tile, s_, 0)];                                                                             \
+        UNROLL                                                                                                         \
+        for (int d_ = 0; d_ < DT / 16; d_++)                                                                           \
+            UNROLL                                                                                                     \
+        for (int c_ = 0; c_ < FRAG_K; c_++) {                                                                          \
+            int dim_ = d_ * 16 + FRAG_FROM + c_;                                                                       \
+            f[s_][d_][c_] = 0;                                                                                         \
+            if (at_ >= 0 && dim_ < head_dim) f[s_][d_][c_] = q[at_ + dim_];                                            \
+        }                                                                                                              \
     }
+#define FETCH_QUERIES(row_tile)                                                                                        \
+    {}
 #define WORD(b, at, seen_low, next, seen_high)                                                                         \
     ((seen_low ? (u32)(b)[at] : 0u) | (seen_high ? (u32)(b)[(at) + (next)] << 16 : 0u))
-#define MUST_HOLD(k0) true
+#define STEP 32
+#define HOLD_LIST
+#define LIST_IS_HELD
+#define ROWS_ARE_FOUND BARRIER;
+/* The last that a row of the tile sees, so that all waves come to the same barriers. */
+#define LAST_KEY(last)                                                                                                 \
+    {                                                                                                                  \
+        int rows_ = MIN64(LIST_END - LIST_AT - tile * TO_I64(64), TO_I64(64));                                         \
+        last = MIN64(row_sees[tile % 4 * 64 + rows_ - 1], TO_I32(LIST_KEY_END));                                       \
+    }
 #define HOLD_KEYS(k0, n)                                                                                               \
-    (void)fresh, (void)held_from, (void)held_to;                                                                       \
     for (int e_ = LANE; e_ < 32 * DT / 2; e_ += LANES) {                                                               \
         int key_ = e_ / (DT / 2), d_ = e_ % (DT / 2) * 2;                                                              \
         words[key_ * LDK + e_ % (DT / 2)] = WORD(k, LIST_K + ((k0) + key_) * k_ts + d_, key_ < (n) && d_ < head_dim,   \
@@ -153,7 +170,7 @@ static __device__ inline frag moba_narrow(int is_f16, accumulator c) {
         f[2 * w_] = (unsigned short)two_;                                                                              \
         f[2 * w_ + 1] = (unsigned short)(two_ >> 16);                                                                  \
     }
-#define LOAD_KEYS(f, part, d) LOAD_FRAG(f[0], ((part)*16 + FRAG_N) * LDK + ((d)*16 + FRAG_FROM) / 2)
+#define LOAD_KEYS(f, part, d) LOAD_FRAG(f, ((part)*16 + FRAG_N) * LDK + ((d)*16 + FRAG_FROM) / 2)
 #define LOAD_VALUES(f, part, d) LOAD_FRAG(f, ((d)*16 + FRAG_N) * LDV + ((part)*16 + FRAG_FROM) / 2)
 #define STORE_COLUMNS(c, d, picks, factors)                                                                            \
     UNROLL                                                                                                             \
