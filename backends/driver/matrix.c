@@ -65,6 +65,7 @@ static int32_t gate_picks(const moba_problem *p) { return p->top_k - p->n_sink_b
 const char *mobai_driver_matrix_reject_gate(const moba_problem *p, int32_t dim_tile, int32_t row_tile) {
     if (p->head_dim > dim_tile) return "head_dim is larger than the tile";
     if (dim_tile > 64 && p->head_dim <= dim_tile / 2) return "head_dim fits a smaller tile";
+    if (p->top_k > UINT16_MAX) return "top_k is above 65535";
     if (row_tile == 128) return gate_picks(p) > FEW_PICKS ? "its lists hold 8 picks" : NULL;
     if (gate_picks(p) <= FEW_PICKS) return "its picks fit shorter lists";
     return gate_picks(p) > MANY_PICKS ? "its lists hold 32 picks" : NULL;
