@@ -89,7 +89,7 @@ moba_status mobai_vk_allocate(mobai_device *d, size_t bytes, bool host, mobai_vk
                                .flags = sparse ? VK_BUFFER_CREATE_SPARSE_BINDING_BIT : 0,
                                .size = (bytes + 3) / 4 * 4,
                                .usage = VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT};
-    if (!host) info.usage |= VK_BUFFER_USAGE_STORAGE_BUFFER_BIT;
+    if (!host) info.usage |= VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_UNIFORM_BUFFER_BIT;
     if (!host && d->bda) info.usage |= VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT;
     VkResult result = d->vk.vkCreateBuffer(d->device, &info, NULL, &out->buffer);
     if (result == VK_SUCCESS) {
@@ -226,8 +226,8 @@ static moba_status wait_slot(mobai_device *d, mobai_vk_stream *s, int32_t i) {
 void mobai_vk_barrier(mobai_device *d, VkCommandBuffer commands) {
     VkMemoryBarrier all = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER};
     all.srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
-    all.dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_READ_BIT |
-                        VK_ACCESS_TRANSFER_WRITE_BIT;
+    all.dstAccessMask = VK_ACCESS_UNIFORM_READ_BIT | VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT |
+                        VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
     VkPipelineStageFlags stages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
     d->vk.vkCmdPipelineBarrier(commands, stages, stages, 0, 1, &all, 0, NULL, 0, NULL);
 }

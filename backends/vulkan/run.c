@@ -8,14 +8,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "backends/vulkan/vulkan.h"
 #include "core/env.h"
 #include "core/status.h"
 
+/** Work worth storing at once, for a process that never closes its device; writing the file takes some milliseconds. */
+enum { STORE_MS = 300 };
+
 static mobai_vk_pipeline *pipeline_of(mobai_device *d, size_t instance, bool bound) {
     return &d->pipelines[instance + (bound ? mobai_n_simt_instances : 0)];
+}
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
 }
 
 /** Caller holds the lock. */
@@ -39,12 +49,17 @@ static moba_status build(mobai_device *d, size_t instance, bool bound) {
     const VkSpecializationMapEntry entries[2] = {{0, 0, sizeof(uint32_t)}, {1, sizeof(uint32_t), sizeof(uint32_t)}};
     VkSpecializationInfo specialization = {2, entries, sizeof constants, constants};
     if (bound) info.stage.pSpecializationInfo = &specialization;
+    double begin = now_ms();
     VkResult result = d->vk.vkCreateComputePipelines(d->device, d->cache, 1, &info, NULL, &out->pipeline);
+    double ms = now_ms() - begin;
     d->vk.vkDestroyShaderModule(d->device, module, NULL);
     if (result != VK_SUCCESS) {
         out->pipeline = VK_NULL_HANDLE;
         return mobai_vk_fail(result, mobai_simt_instances[instance].name);
     }
+    mobai_log(MOBA_LOG_PLAN, "pipeline %s%s: %.0f ms", mobai_simt_instances[instance].name, bound ? " (bound)" : "",
+              ms);
+    d->unsaved_ms += ms;
     return MOBA_OK;
 }
 
@@ -55,6 +70,7 @@ moba_status mobai_vk_prepare(mobai_device *d, const mobai_variant *variant, cons
     pthread_mutex_lock(&d->lock);
     for (int32_t i = 0; i < code->program->n_steps && status == MOBA_OK; i++)
         status = build(d, code->program->steps[i], code->bound);
+    if (d->unsaved_ms > STORE_MS) mobai_vk_store_cache(d);
     pthread_mutex_unlock(&d->lock);
     return status;
 }
@@ -87,7 +103,8 @@ static moba_status record(mobai_device *d, VkCommandBuffer commands, const step 
     const mobai_simt_instance *instance = &mobai_simt_instances[s->index];
     const mobai_vk_pipeline *pipeline = pipeline_of(d, s->index, s->bound);
     MOBAI_TRY(check_groups(d, instance->name, launch));
-    uint64_t addresses[MOBAI_MAX_KERNEL_PARAMS], block[MOBAI_MAX_KERNEL_PARAMS], params = 0;
+    uint64_t addresses[MOBAI_MAX_KERNEL_PARAMS], block[MOBAI_MAX_KERNEL_PARAMS];
+    uint32_t params = 0;
     for (int32_t i = 0; i < launch->n_buffers; i++)
         addresses[i] = s->bound ? mobai_vk_bound_distance(launch->buffers[i]) : address(d, launch->buffers[i]);
     mobai_simt_fill_block(instance, launch, addresses, block);
@@ -95,20 +112,20 @@ static moba_status record(mobai_device *d, VkCommandBuffer commands, const step 
     const bool pushed = bytes <= MOBAI_VK_PUSH_BYTES;
     mobai_vk_barrier(d, commands);
     if (!pushed) {
-        if (d->params_used + bytes > MOBAI_VK_PARAMS_BYTES) d->params_used = 0;
+        if (d->params_used + MOBAI_VK_BLOCK_BYTES > MOBAI_VK_PARAMS_BYTES) d->params_used = 0;
         params = d->params_used;
         d->params_used += (bytes + MOBAI_VK_BIND_ALIGNMENT - 1) / MOBAI_VK_BIND_ALIGNMENT * MOBAI_VK_BIND_ALIGNMENT;
         d->vk.vkCmdUpdateBuffer(commands, d->params.buffer, params, bytes, block);
         mobai_vk_barrier(d, commands);
     }
     VkPipelineLayout layout = s->bound ? pipeline->layout : d->layout;
-    const uint64_t at = d->params.address + params;
     d->vk.vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->pipeline);
     if (s->bound) MOBAI_TRY(mobai_vk_bind(d, commands, s->sets, instance, pipeline, launch, args, params));
     if (pushed)
         d->vk.vkCmdPushConstants(commands, layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, bytes, block);
     else if (!s->bound)
-        d->vk.vkCmdPushConstants(commands, layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, sizeof at, &at);
+        d->vk.vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, layout, 0, 1, &d->block_set, 1,
+                                      &params);
     d->vk.vkCmdDispatch(commands, (uint32_t)launch->groups[0], (uint32_t)launch->groups[1],
                         (uint32_t)launch->groups[2]);
     return MOBA_OK;
@@ -157,11 +174,12 @@ static bool cache_path(const mobai_device *d, char *path, size_t capacity) {
     return n > 0 && (size_t)n < capacity;
 }
 
-void mobai_vk_load_cache(mobai_device *d) {
+/** A cache with what the file at `path` holds (NULL: nothing); VK_NULL_HANDLE: there is no memory. */
+static VkPipelineCache read_cache(mobai_device *d, const char *path) {
     VkPipelineCacheCreateInfo info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
-    char path[1024];
+    VkPipelineCache cache = VK_NULL_HANDLE;
     void *data = NULL;
-    FILE *f = cache_path(d, path, sizeof path) ? fopen(path, "rb") : NULL;
+    FILE *f = path ? fopen(path, "rb") : NULL;
     if (f) {
         long size = fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
         if (size > 0 && fseek(f, 0, SEEK_SET) == 0 && (data = malloc((size_t)size)) != NULL &&
@@ -171,14 +189,27 @@ void mobai_vk_load_cache(mobai_device *d) {
         }
         fclose(f);
     }
-    if (d->vk.vkCreatePipelineCache(d->device, &info, NULL, &d->cache) != VK_SUCCESS) d->cache = VK_NULL_HANDLE;
+    if (d->vk.vkCreatePipelineCache(d->device, &info, NULL, &cache) != VK_SUCCESS) cache = VK_NULL_HANDLE;
     free(data);
+    return cache;
+}
+
+void mobai_vk_load_cache(mobai_device *d) {
+    char path[1024];
+    d->cache = read_cache(d, cache_path(d, path, sizeof path) ? path : NULL);
 }
 
 void mobai_vk_store_cache(mobai_device *d) {
     char path[1024], temporary[1100];
     size_t bytes = 0;
-    if (!d->cache || !cache_path(d, path, sizeof path)) return;
+    bool fresh = d->unsaved_ms > 0.0;
+    d->unsaved_ms = 0.0;
+    if (!fresh || !d->cache || !cache_path(d, path, sizeof path)) return;
+    VkPipelineCache others = read_cache(d, path); /* what other processes stored meanwhile */
+    if (others) {
+        d->vk.vkMergePipelineCaches(d->device, d->cache, 1, &others);
+        d->vk.vkDestroyPipelineCache(d->device, others, NULL);
+    }
     if (d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes, NULL) != VK_SUCCESS || bytes == 0) return;
     void *data = malloc(bytes);
     if (data && d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes, data) == VK_SUCCESS) {

@@ -284,6 +284,8 @@ static void vk_close(mobai_device *d) {
         mobai_vk_free_sets(d, &d->caller_sets);
         if (d->cache) d->vk.vkDestroyPipelineCache(d->device, d->cache, NULL);
         if (d->layout) d->vk.vkDestroyPipelineLayout(d->device, d->layout, NULL);
+        if (d->block_pool) d->vk.vkDestroyDescriptorPool(d->device, d->block_pool, NULL);
+        if (d->block_layout) d->vk.vkDestroyDescriptorSetLayout(d->device, d->block_layout, NULL);
         mobai_vk_free(d, &d->params);
         mobai_vk_free(d, &d->staging);
         mobai_vk_free(d, &d->unused);
@@ -347,6 +349,41 @@ static moba_status adopt(mobai_device *d, const void *handles, instance_function
     return MOBA_OK;
 }
 
+/** Layout of the kernels by address, and the set that shows them a block of d->params. */
+static moba_status make_layout(mobai_device *d) {
+    VkDescriptorSetLayoutBinding block = {.descriptorType = VK_DESCRIPTOR_TYPE_UNIFORM_BUFFER_DYNAMIC,
+                                          .descriptorCount = 1,
+                                          .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT};
+    VkDescriptorSetLayoutCreateInfo set_layout = {
+        .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, .bindingCount = 1, .pBindings = &block};
+    MOBAI_TRY_VK(d->vk.vkCreateDescriptorSetLayout(d->device, &set_layout, NULL, &d->block_layout),
+                 "vkCreateDescriptorSetLayout");
+    VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, MOBAI_VK_PUSH_BYTES};
+    VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+                                         .setLayoutCount = 1,
+                                         .pSetLayouts = &d->block_layout,
+                                         .pushConstantRangeCount = 1,
+                                         .pPushConstantRanges = &range};
+    MOBAI_TRY_VK(d->vk.vkCreatePipelineLayout(d->device, &layout, NULL, &d->layout), "vkCreatePipelineLayout");
+    VkDescriptorPoolSize size = {VK_DESCRIPTOR_TYPE_UNIFORM_BUFFER_DYNAMIC, 1};
+    VkDescriptorPoolCreateInfo pool = {
+        .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, .maxSets = 1, .poolSizeCount = 1, .pPoolSizes = &size};
+    MOBAI_TRY_VK(d->vk.vkCreateDescriptorPool(d->device, &pool, NULL, &d->block_pool), "vkCreateDescriptorPool");
+    VkDescriptorSetAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO,
+                                            .descriptorPool = d->block_pool,
+                                            .descriptorSetCount = 1,
+                                            .pSetLayouts = &d->block_layout};
+    MOBAI_TRY_VK(d->vk.vkAllocateDescriptorSets(d->device, &allocate, &d->block_set), "vkAllocateDescriptorSets");
+    VkDescriptorBufferInfo buffer = {d->params.buffer, 0, MOBAI_VK_BLOCK_BYTES};
+    VkWriteDescriptorSet write = {.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
+                                  .dstSet = d->block_set,
+                                  .descriptorCount = 1,
+                                  .descriptorType = VK_DESCRIPTOR_TYPE_UNIFORM_BUFFER_DYNAMIC,
+                                  .pBufferInfo = &buffer};
+    d->vk.vkUpdateDescriptorSets(d->device, 1, &write, 0, NULL);
+    return MOBA_OK;
+}
+
 static moba_status fill_device(mobai_device *d, const moba_context_options *options) {
     instance_functions adopted = {0}, *f = &own;
     if (options->native) {
@@ -367,16 +404,12 @@ static moba_status fill_device(mobai_device *d, const moba_context_options *opti
     MOBAI_VK_DEVICE_FUNCTIONS(X) /* NOLINT(clang-analyzer-core.CallAndMessage): load_instance() loaded it */
 #undef X
     if (!d->queue) d->vk.vkGetDeviceQueue(d->device, d->queue_family, 0, &d->queue);
-    VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, MOBAI_VK_PUSH_BYTES};
-    VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
-                                         .pushConstantRangeCount = 1,
-                                         .pPushConstantRanges = &range};
-    MOBAI_TRY_VK(d->vk.vkCreatePipelineLayout(d->device, &layout, NULL, &d->layout), "vkCreatePipelineLayout");
     d->pipelines = calloc(2 * mobai_n_simt_instances, sizeof *d->pipelines);
     if (!d->pipelines)
         return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for %zu pipelines", 2 * mobai_n_simt_instances);
     mobai_vk_load_cache(d);
     MOBAI_TRY(mobai_vk_allocate(d, MOBAI_VK_PARAMS_BYTES, false, &d->params));
+    MOBAI_TRY(make_layout(d));
     MOBAI_TRY(mobai_vk_allocate(d, MOBAI_VK_STAGING_BYTES, true, &d->staging));
     MOBAI_TRY(mobai_vk_allocate(d, MOBAI_VK_BIND_ALIGNMENT, false, &d->unused));
     return mobai_vk_new_stream(d, &d->streams);

@@ -65,6 +65,7 @@
     X(vkDestroyPipelineLayout)                                                                                         \
     X(vkCreatePipelineCache)                                                                                           \
     X(vkDestroyPipelineCache)                                                                                          \
+    X(vkMergePipelineCaches)                                                                                           \
     X(vkGetPipelineCacheData)                                                                                          \
     X(vkCreateComputePipelines)                                                                                        \
     X(vkDestroyPipeline)                                                                                               \
@@ -154,9 +155,13 @@ struct mobai_device {
     uint32_t window_shift;   /* a window is 2^window_shift bytes, at most maxStorageBufferRange */
     uint32_t max_groups[3];
     VkPhysicalDeviceMemoryProperties memory_types;
-    pthread_mutex_t lock; /* all that follows, the queue and every stream */
-    VkPipelineLayout layout;
+    pthread_mutex_t lock;    /* all that follows, the queue and every stream */
+    VkPipelineLayout layout; /* of kernels by address: push constants, and block_set */
+    VkDescriptorSetLayout block_layout;
+    VkDescriptorPool block_pool;
+    VkDescriptorSet block_set; /* one block of params, at a dynamic offset */
     VkPipelineCache cache;
+    double unsaved_ms;            /* the driver took for pipelines that the file of the cache lacks */
     mobai_vk_pipeline *pipelines; /* by instance: by address, then as many bound */
     mobai_vk_sets caller_sets;    /* recorded into callers' command buffers: kept until the device is closed */
     mobai_vk_stream *streams;     /* the last one is the default stream */
@@ -168,7 +173,8 @@ struct mobai_device {
 enum {
     MOBAI_VK_PARAMS_BYTES = 1 << 20,
     MOBAI_VK_STAGING_BYTES = 8 << 20,
-    MOBAI_VK_PUSH_BYTES = 128,     /* what every device has */
+    MOBAI_VK_PUSH_BYTES = 128,                          /* what every device has */
+    MOBAI_VK_BLOCK_BYTES = 8 * MOBAI_MAX_KERNEL_PARAMS, /* the longest parameter block */
     MOBAI_VK_BIND_ALIGNMENT = 256, /* a multiple of every device's minStorageBufferOffsetAlignment */
     MOBAI_VK_MAX_WINDOWS = 4       /* more make kernels slow to compile; a window is 128 MiB or more */
 };

@@ -29,6 +29,7 @@ typedef unsigned int u32;
         to[(j) + 2] = four_.z;                                                                \
         to[(j) + 3] = four_.w;                                                                \
     }
+#define LOAD1(b, i) ((const float *)(b))[i]
 #define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = make_float4(x, y, z, w)
 #define LDF(b, i) ((b)[i])
 #define STF(b, i, x) ((b)[i] = (x))

@@ -34,6 +34,7 @@
         to[(j) + 2] = four_.z;                                                                \
         to[(j) + 3] = four_.w;                                                                \
     }
+#define LOAD1(b, i) (b)[(i) >> 2][(i) & 3]
 #define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = vec4(x, y, z, w)
 /* Put together from halves: lavapipe 22.3 takes the greater of a converted INT_MIN and 0 to be INT_MIN. */
 int64_t moba_i64(int x) { return packInt2x32(ivec2(x, x >> 31)); }

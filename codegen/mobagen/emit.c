@@ -93,8 +93,8 @@ static const char *glsl_binding(const kernel *k, const instance *i, type t) {
     return kinds[t];
 }
 
-/** The parameter block, copied to globals of the same names: push constants, or a block behind their one address
- * (MOBA_BOUND: behind the binding after those of the buffers). */
+/** The parameter block, copied to globals of the same names: push constants or, past those, a uniform buffer, which
+ * drivers read as they do constants (MOBA_BOUND: a storage buffer behind those of the kernel). */
 static void emit_glsl_params(text *out, const kernel *k, const instance *instance) {
     bool pushed = block_bytes(k) <= PUSH_BYTES;
     int n_buffers = 0;
@@ -105,7 +105,7 @@ static void emit_glsl_params(text *out, const kernel *k, const instance *instanc
     else
         text_add(out,
                  "#ifdef MOBA_BOUND\nlayout(set = 0, binding = %d, std430) readonly buffer Params_ {\n#else\n"
-                 "layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Params_ {\n#endif\n",
+                 "layout(set = 0, binding = 0, std140) uniform Params_ {\n#endif\n",
                  2 * n_buffers);
     for (int pass = 0; pass < 3; pass++)
         for (int i = 0; i < k->n_params; i++) {
@@ -114,9 +114,7 @@ static void emit_glsl_params(text *out, const kernel *k, const instance *instanc
             text_add(out, "    %s %s_;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type],
                      p->name);
         }
-    text_add(out, pushed ? "} p_;\n"
-                         : "}\n#ifdef MOBA_BOUND\np_;\n#else\n;\n"
-                           "layout(push_constant, std430) uniform Push_ { uint64_t params; } push_;\n#endif\n");
+    text_add(out, "} p_;\n");
     for (int i = 0; i < k->n_params; i++) {
         const param *p = &k->params[i];
         text_add(out, "%s %s;\n", p->kind == PARAM_BUFFER ? "uint64_t" : c_types[TARGET_GLSL][p->type], p->name);
