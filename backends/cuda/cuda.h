@@ -25,6 +25,9 @@ typedef enum cuda_module_id {
 /** Kernels of the index module; after COUNT, count and scatter for up to 8, 16 and 32 picks. */
 enum { CUDA_INDEX_SCAN, CUDA_INDEX_CUT, CUDA_INDEX_ITEMS, CUDA_INDEX_COUNT };
 
+/** Kernels of the attend_bwd module; from FINISH and MAIN on, one for each type, head_dim and alignment. */
+enum { CUDA_BWD_CUT, CUDA_BWD_ITEMS, CUDA_BWD_FINISH, CUDA_BWD_MAIN = CUDA_BWD_FINISH + 4 };
+
 /** Most kernels of one module. */
 #define CUDA_MAX_KERNELS 28
 
@@ -47,7 +50,7 @@ enum {
 #include "simt_kernels.inc"
 #undef SIMT_KERNEL
     ,
-    CUDA_N_NATIVE_VARIANTS = 29 + 12, /* sm_90a, then mma.sync */
+    CUDA_N_NATIVE_VARIANTS = 29 + 16, /* sm_90a, then mma.sync */
     CUDA_N_VARIANTS = CUDA_N_NATIVE_VARIANTS
 #define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
 #include "simt_rows.inc"

@@ -176,33 +176,40 @@ MATRIX(bf16, 128)
         .code = &attend_matrix_##type##_d##d                                                                           \
     }
 
-#define REJECT_GATE(d, m)                                                                                              \
-    static const char *reject_gate_d##d##_m##m(const moba_problem *p, const mobai_caps *caps) {                        \
+#define REJECT_GATE(d, k)                                                                                              \
+    static const char *reject_gate_d##d##_k##k(const moba_problem *p, const mobai_caps *caps) {                        \
         (void)caps;                                                                                                    \
-        return mobai_driver_matrix_reject_gate(p, d, m);                                                               \
+        return mobai_driver_matrix_reject_gate(p, d, k);                                                               \
     }
-REJECT_GATE(64, 128)
-REJECT_GATE(128, 128)
-REJECT_GATE(64, 64)
-REJECT_GATE(128, 64)
-#define MATRIX_GATE(type, d, m)                                                                                        \
-    static const mobai_driver_matrix gate_matrix_##type##_d##d##_m##m = {"moba_gate_matrix_" #type "_d" #d "_m" #m, 0, \
+REJECT_GATE(64, 8)
+REJECT_GATE(128, 8)
+REJECT_GATE(64, 16)
+REJECT_GATE(128, 16)
+REJECT_GATE(64, 32)
+REJECT_GATE(128, 32)
+#define MATRIX_GATE(type, d, k)                                                                                        \
+    static const mobai_driver_matrix gate_matrix_##type##_d##d##_k##k = {"moba_gate_matrix_" #type "_d" #d "_k" #k, 0, \
                                                                          &mobai_program_gate_##type##__simt_m64n64};
-MATRIX_GATE(f16, 64, 128)
-MATRIX_GATE(f16, 128, 128)
-MATRIX_GATE(bf16, 64, 128)
-MATRIX_GATE(bf16, 128, 128)
-MATRIX_GATE(f16, 64, 64)
-MATRIX_GATE(f16, 128, 64)
-MATRIX_GATE(bf16, 64, 64)
-MATRIX_GATE(bf16, 128, 64)
-#define MATRIX_GATE_ROW(type, DTYPE, d, m)                                                                             \
+MATRIX_GATE(f16, 64, 8)
+MATRIX_GATE(f16, 128, 8)
+MATRIX_GATE(bf16, 64, 8)
+MATRIX_GATE(bf16, 128, 8)
+MATRIX_GATE(f16, 64, 16)
+MATRIX_GATE(f16, 128, 16)
+MATRIX_GATE(bf16, 64, 16)
+MATRIX_GATE(bf16, 128, 16)
+MATRIX_GATE(f16, 64, 32)
+MATRIX_GATE(f16, 128, 32)
+MATRIX_GATE(bf16, 64, 32)
+MATRIX_GATE(bf16, 128, 32)
+#define MATRIX_GATE_ROW(type, DTYPE, d, m, k)                                                                          \
     {                                                                                                                  \
-        .name = "gate_" #type "_d" #d "__sm80_mma_m" #m "n32", .stage = MOBAI_STAGE_GATE, .dtypes = DTYPE,             \
+        .name = "gate_" #type "_d" #d "__sm80_mma_m" #m "n32_k" #k, .stage = MOBAI_STAGE_GATE, .dtypes = DTYPE,        \
         .needs = MOBAI_CAP_MMA, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = m, .tile_n = 32,                                \
-        .reject = reject_gate_d##d##_m##m, .cost = mobai_driver_matrix_cost_gate,                                      \
-        .code = &gate_matrix_##type##_d##d##_m##m                                                                      \
+        .reject = reject_gate_d##d##_k##k, .cost = mobai_driver_matrix_cost_gate,                                      \
+        .code = &gate_matrix_##type##_d##d##_k##k                                                                      \
     }
+#define MATRIX_GATE_ROWS(d, m, k) MATRIX_GATE_ROW(bf16, BF16, d, m, k), MATRIX_GATE_ROW(f16, F16, d, m, k)
 
 const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
     ROWS(centroid, MOBAI_STAGE_CENTROID, "rows", 0, 0, NULL, NULL),
@@ -225,14 +232,12 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
     MATRIX_ROW(f16, F16, 128),
     MATRIX_ROW(bf16, BF16, 64),
     MATRIX_ROW(f16, F16, 64),
-    MATRIX_GATE_ROW(bf16, BF16, 128, 128),
-    MATRIX_GATE_ROW(f16, F16, 128, 128),
-    MATRIX_GATE_ROW(bf16, BF16, 64, 128),
-    MATRIX_GATE_ROW(f16, F16, 64, 128),
-    MATRIX_GATE_ROW(bf16, BF16, 128, 64),
-    MATRIX_GATE_ROW(f16, F16, 128, 64),
-    MATRIX_GATE_ROW(bf16, BF16, 64, 64),
-    MATRIX_GATE_ROW(f16, F16, 64, 64),
+    MATRIX_GATE_ROWS(128, 128, 8),
+    MATRIX_GATE_ROWS(64, 128, 8),
+    MATRIX_GATE_ROWS(128, 64, 16),
+    MATRIX_GATE_ROWS(64, 64, 16),
+    MATRIX_GATE_ROWS(128, 64, 32),
+    MATRIX_GATE_ROWS(64, 64, 32),
 #include "simt_rows.inc"
 };
 

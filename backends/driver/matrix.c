@@ -57,24 +57,22 @@ moba_status mobai_driver_matrix_launch(mobai_device *device, void *stream, const
 
 /* -------------------------------------------------------------------------------------------------- gate -- */
 
-enum { FEW_PICKS = 8, MANY_PICKS = 32 }; /* LIST of gate_matrix.kern */
-
 /** Blocks the gate has to choose in a row. */
 static int32_t gate_picks(const moba_problem *p) { return p->top_k - p->n_sink_blocks - p->n_local_blocks; }
 
-const char *mobai_driver_matrix_reject_gate(const moba_problem *p, int32_t dim_tile, int32_t row_tile) {
+const char *mobai_driver_matrix_reject_gate(const moba_problem *p, int32_t dim_tile, int32_t list) {
     if (p->head_dim > dim_tile) return "head_dim is larger than the tile";
     if (dim_tile > 64 && p->head_dim <= dim_tile / 2) return "head_dim fits a smaller tile";
     if (p->top_k > UINT16_MAX) return "top_k is above 65535";
-    if (row_tile == 128) return gate_picks(p) > FEW_PICKS ? "its lists hold 8 picks" : NULL;
-    if (gate_picks(p) <= FEW_PICKS) return "its picks fit shorter lists";
-    return gate_picks(p) > MANY_PICKS ? "its lists hold 32 picks" : NULL;
+    if (list > 8 && gate_picks(p) <= list / 2) return "its picks fit shorter lists";
+    if (gate_picks(p) <= list) return NULL;
+    return list == 8 ? "its lists hold 8 picks" : list == 16 ? "its lists hold 16 picks" : "its lists hold 32 picks";
 }
 
 double mobai_driver_matrix_cost_gate(const mobai_shape *s) {
     const moba_problem *p = s->problem;
     const double rows = (double)p->max_total_q * p->n_q_heads;
     const double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
-    const double picks = gate_picks(p) <= 0 ? 0.0 : gate_picks(p) * (gate_picks(p) <= FEW_PICKS ? 8.0 : 64.0);
+    const double picks = gate_picks(p) <= 0 ? 0.0 : gate_picks(p) * (gate_picks(p) <= 8 ? 8.0 : 64.0);
     return 3.0 + 2.0 * p->head_dim * rows * (blocks + picks) / (0.2 * s->caps->matrix_gflops * 1e3);
 }

@@ -33,7 +33,7 @@ const hip_arch *hip_find_arch(const char *arch);
 /** Rows of the variants table: for each kernel on matrix cores one with MFMA and one with WMMA, and the generated ones.
  */
 enum {
-    HIP_N_MATRIX = 12,
+    HIP_N_MATRIX = 16,
     HIP_N_VARIANTS = 2 * HIP_N_MATRIX
 #define MOBAI_SIMT_ROW(row, stage, dtypes, flow, m, n, cost, scratch) +1
 #include "simt_rows.inc"

@@ -22,15 +22,17 @@ static const char *reject_d128(const moba_problem *p, const mobai_caps *caps) {
     return reject(p, 128);
 }
 
-#define REJECT_GATE(d, m)                                                                                              \
-    static const char *reject_gate_d##d##_m##m(const moba_problem *p, const mobai_caps *caps) {                        \
+#define REJECT_GATE(d, k)                                                                                              \
+    static const char *reject_gate_d##d##_k##k(const moba_problem *p, const mobai_caps *caps) {                        \
         (void)caps;                                                                                                    \
-        return mobai_driver_matrix_reject_gate(p, d, m);                                                               \
+        return mobai_driver_matrix_reject_gate(p, d, k);                                                               \
     }
-REJECT_GATE(64, 128)
-REJECT_GATE(128, 128)
-REJECT_GATE(64, 64)
-REJECT_GATE(128, 64)
+REJECT_GATE(64, 8)
+REJECT_GATE(128, 8)
+REJECT_GATE(64, 16)
+REJECT_GATE(128, 16)
+REJECT_GATE(64, 32)
+REJECT_GATE(128, 32)
 
 /** Products at a fifth of the matrix rate. */
 static double attend_cost(const mobai_shape *s) {
@@ -47,17 +49,21 @@ ATTEND(f16, 64)
 ATTEND(f16, 128)
 ATTEND(bf16, 64)
 ATTEND(bf16, 128)
-#define GATE(type, d, m)                                                                                               \
-    static const mobai_driver_matrix gate_##type##_d##d##_m##m = {"moba_gate_matrix_" #type "_d" #d "_m" #m, 0,        \
+#define GATE(type, d, k)                                                                                               \
+    static const mobai_driver_matrix gate_##type##_d##d##_k##k = {"moba_gate_matrix_" #type "_d" #d "_k" #k, 0,        \
                                                                   &mobai_program_gate_##type##__simt_m64n64};
-GATE(f16, 64, 128)
-GATE(f16, 128, 128)
-GATE(bf16, 64, 128)
-GATE(bf16, 128, 128)
-GATE(f16, 64, 64)
-GATE(f16, 128, 64)
-GATE(bf16, 64, 64)
-GATE(bf16, 128, 64)
+GATE(f16, 64, 8)
+GATE(f16, 128, 8)
+GATE(bf16, 64, 8)
+GATE(bf16, 128, 8)
+GATE(f16, 64, 16)
+GATE(f16, 128, 16)
+GATE(bf16, 64, 16)
+GATE(bf16, 128, 16)
+GATE(f16, 64, 32)
+GATE(f16, 128, 32)
+GATE(bf16, 64, 32)
+GATE(bf16, 128, 32)
 
 #define ATTEND_ROW(type, DTYPE, d, method, CAP)                                                                        \
     {                                                                                                                  \
@@ -65,19 +71,19 @@ GATE(bf16, 128, 64)
         .needs = CAP, .flow = MOBAI_FLOW_PARTIALS_F32, .tile_m = 64, .tile_n = 32, .reject = reject_d##d,              \
         .cost = attend_cost, .scratch_bytes = mobai_simt_scratch_schedule, .code = &attend_##type##_d##d               \
     }
-#define GATE_ROW(type, DTYPE, d, m, method, CAP)                                                                       \
+#define GATE_ROW(type, DTYPE, d, m, k, method, CAP)                                                                    \
     {                                                                                                                  \
-        .name = "gate_" #type "_d" #d "__" method "_m" #m "n32", .stage = MOBAI_STAGE_GATE, .dtypes = 1u << DTYPE,     \
-        .needs = CAP, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = m, .tile_n = 32, .reject = reject_gate_d##d##_m##m,       \
-        .cost = mobai_driver_matrix_cost_gate, .code = &gate_##type##_d##d##_m##m                                      \
+        .name = "gate_" #type "_d" #d "__" method "_m" #m "n32_k" #k, .stage = MOBAI_STAGE_GATE,                       \
+        .dtypes = 1u << DTYPE, .needs = CAP, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = m, .tile_n = 32,                   \
+        .reject = reject_gate_d##d##_k##k, .cost = mobai_driver_matrix_cost_gate, .code = &gate_##type##_d##d##_k##k   \
     }
+#define GATE_ROWS(d, m, k, method, CAP)                                                                                \
+    GATE_ROW(bf16, MOBA_BF16, d, m, k, method, CAP), GATE_ROW(f16, MOBA_F16, d, m, k, method, CAP)
 #define ROWS(method, CAP)                                                                                              \
     ATTEND_ROW(bf16, MOBA_BF16, 128, method, CAP), ATTEND_ROW(f16, MOBA_F16, 128, method, CAP),                        \
         ATTEND_ROW(bf16, MOBA_BF16, 64, method, CAP), ATTEND_ROW(f16, MOBA_F16, 64, method, CAP),                      \
-        GATE_ROW(bf16, MOBA_BF16, 128, 128, method, CAP), GATE_ROW(f16, MOBA_F16, 128, 128, method, CAP),              \
-        GATE_ROW(bf16, MOBA_BF16, 64, 128, method, CAP), GATE_ROW(f16, MOBA_F16, 64, 128, method, CAP),                \
-        GATE_ROW(bf16, MOBA_BF16, 128, 64, method, CAP), GATE_ROW(f16, MOBA_F16, 128, 64, method, CAP),                \
-        GATE_ROW(bf16, MOBA_BF16, 64, 64, method, CAP), GATE_ROW(f16, MOBA_F16, 64, 64, method, CAP)
+        GATE_ROWS(128, 128, 8, method, CAP), GATE_ROWS(64, 128, 8, method, CAP), GATE_ROWS(128, 64, 16, method, CAP),  \
+        GATE_ROWS(64, 64, 16, method, CAP), GATE_ROWS(128, 64, 32, method, CAP), GATE_ROWS(64, 64, 32, method, CAP)
 
 const mobai_variant hip_variants[HIP_N_VARIANTS] = {
     ROWS("cdna_mfma", MOBAI_CAP_MFMA),
