@@ -116,6 +116,9 @@ typedef struct mobai_stage_args {
     /* slice: kv heads [kv_head_begin, kv_head_end), query rows [query_begin, query_end) */
     int32_t kv_head_begin, kv_head_end;
     int64_t query_begin, query_end;
+    int32_t slice_kv_heads; /* of each of the pass's slices, the last one may have fewer; never 0 */
+    int64_t slice_queries;  /* rows of each of the pass's query ranges, the last one shorter; never 0 */
+    int32_t keeps_routing;  /* selection and index are read by later runs */
     /* caller's tensors; k is kprime for every stage after kconv except kconv_bwd */
     moba_tensor q, k, v, o, dout, dq, dk, dv;
     moba_tensor kprime; /* out of kconv */

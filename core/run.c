@@ -74,6 +74,9 @@ static mobai_stage_args stage_args(const moba_plan *plan, const mobai_run *run, 
     a.delta = at(workspace, layout->delta);
     a.dkprime = at(workspace, layout->dkprime);
     a.dkv_sums = at(workspace, layout->dkv_sums);
+    a.slice_kv_heads = layout->slice_kv_heads > 0 ? layout->slice_kv_heads : 1;
+    a.slice_queries = layout->slice_queries > 0 ? layout->slice_queries : 1;
+    a.keeps_routing = run->saved.handle != 0;
     a.scratch = at(workspace, layout->scratch);
     a.scratch_bytes = layout->scratch.bytes;
     a.kept = at(workspace, layout->kept);
@@ -107,8 +110,7 @@ static moba_status launch_whole(const launcher *l, mobai_stage stage, mobai_stag
 /** Launches `stage` and then `merge` slice by slice: the slices reuse the partials. */
 static moba_status launch_sliced(const launcher *l, const mobai_layout *layout, mobai_stage stage, mobai_stage merge,
                                  mobai_stage_args *a) {
-    int64_t queries = layout->slice_queries > 0 ? layout->slice_queries : 1;
-    int64_t n_ranges = mobai_max64(1, mobai_ceil_div(a->total_q, queries));
+    int64_t queries = a->slice_queries, n_ranges = mobai_max64(1, mobai_ceil_div(a->total_q, queries));
     for (int32_t g = 0; g < a->n_kv_heads; g += layout->slice_kv_heads) {
         int32_t g_end = (int32_t)mobai_min64((int64_t)g + layout->slice_kv_heads, a->n_kv_heads);
         for (int64_t i = 0; i < n_ranges; i++) {

@@ -126,8 +126,10 @@ void cuda_simt_unload(mobai_device *device);
 
 /** Scratch of the index for runs up to these bounds. */
 size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);
-/** Attend's pieces of work for kv heads of n_rows gathered rows each. */
-size_t cuda_item_bytes(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k);
+/** Attend's pieces of work for the kv heads of one slice. */
+size_t cuda_slice_item_bytes(const mobai_shape *shape);
+/** Attend's pieces of work that the index leaves: of all kv heads and query ranges, unless the ranges are many. */
+size_t cuda_all_item_bytes(const mobai_shape *shape);
 /** The index's map of where each pick went. */
 size_t cuda_map_bytes(int64_t n_q_heads, int64_t total_q, int32_t top_k);
 size_t cuda_attend_bwd_scratch(const mobai_shape *shape);

@@ -9,6 +9,8 @@
 #include "core/geometry.h"
 #include "core/status.h"
 
+static size_t aligned(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
+
 static uint64_t address(moba_buffer b) { return b.handle ? b.handle + b.offset : 0; }
 
 mobai_sm90_tensor cuda_tensor(const moba_tensor *t, int64_t seqlen, bool packed) {
@@ -139,71 +141,126 @@ static int64_t index_chunk_rows(int64_t n_kv_heads, int64_t n_rows, int64_t n_sl
     return rows;
 }
 
+/** Of the index's scratch: tickets, then the counts. */
+static size_t ticket_bytes(int64_t n_kv_heads) { return aligned((size_t)n_kv_heads * sizeof(uint32_t)); }
+
 size_t cuda_index_scratch(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k) {
     /* Smaller chunks are taken only while there are fewer than MIN_GROUPS of them, so halving gives at most twice that.
      */
     const int64_t most = MOBAI_SM90_INDEX_PICKS / index_lanes(top_k);
     const int64_t chunks =
         mobai_max64(n_kv_heads * mobai_ceil_div(n_rows, most), 2 * MOBAI_SM90_INDEX_MIN_GROUPS + n_kv_heads);
-    return (size_t)chunks * (size_t)n_slots * sizeof(uint32_t);
+    return ticket_bytes(n_kv_heads) + (size_t)chunks * (size_t)n_slots * sizeof(uint32_t);
 }
 
 /* ------------------------------------------------------------------------------------------------- items -- */
 
-#define ITEM_STEP_BYTES (24 << 20)
+#define ITEM_STEP_BYTES (12 << 20) /* of Q: what stays in the L2 cache beside the partials that pass through it */
+#define ITEM_STEP_TILES 12 /* row tiles of a list and step on average: fewer lose more to key loads than Q gains */
+#define ITEM_RANGES 8      /* more query ranges than these are cut one by one */
 
-static int64_t item_capacity(int64_t n_rows, int64_t n_slots, int32_t top_k) {
-    return n_slots + n_rows * top_k / (64 * MOBAI_SM90_ITEM_TILES) + 1;
+/** The form of attend's pieces of work for kv heads with up to `n_rows` gathered rows in a query range. */
+typedef struct item_form {
+    int64_t steps, lists, items; /* the last two: room for those of one kv head */
+} item_form;
+
+/** A smaller run of the same plan never needs more lists or items. */
+static item_form item_form_of(int64_t n_rows, int64_t n_slots, int64_t batch, int32_t top_k, int32_t head_dim) {
+    const int64_t fit = mobai_ceil_div(n_rows * 2 * head_dim, ITEM_STEP_BYTES);
+    const int64_t most = mobai_max64(1, mobai_min64(fit, MOBAI_SM90_ITEM_STEPS));
+    const int64_t useful = mobai_max64(n_slots, batch * n_rows * top_k / (64 * ITEM_STEP_TILES)); /* steps x slots */
+    item_form f;
+    f.steps = n_slots > 0 ? mobai_max64(1, mobai_min64(most, useful / n_slots)) : 1;
+    f.lists = mobai_min64(most * n_slots, useful);
+    f.items = f.lists + n_rows * top_k / (64 * MOBAI_SM90_ITEM_MIN_TILES) + 1;
+    return f;
 }
 
-static size_t aligned(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
-
-size_t cuda_item_bytes(int64_t n_kv_heads, int64_t n_rows, int64_t n_slots, int32_t top_k) {
-    return aligned((size_t)n_kv_heads * sizeof(mobai_sm90_item_count)) +
-           (size_t)n_kv_heads * ((size_t)item_capacity(n_rows, n_slots, top_k) * sizeof(mobai_sm90_item) +
-                                 (size_t)n_slots * sizeof(mobai_sm90_list));
+/** Bytes of the items of `n_heads` (kv head, query range) pairs. */
+static size_t item_bytes(int64_t n_heads, const item_form *f) {
+    return aligned((size_t)n_heads * sizeof(mobai_sm90_item_count)) +
+           (size_t)n_heads * ((size_t)f->items * sizeof(mobai_sm90_item) + (size_t)f->lists * sizeof(mobai_sm90_list));
 }
 
-/** Places the items of `n_kv_heads` kv heads, with `n_rows` rows each, at `base`; the slice begins with head `first`.
- */
-static void place_items(mobai_sm90_params *p, int head_dim, uint64_t base, int64_t n_kv_heads, int64_t n_rows,
-                        int64_t first) {
-    const int64_t capacity = item_capacity(n_rows, p->n_slots, p->top_k);
-    p->n_item_capacity = (int32_t)capacity;
-    p->item_counts = base + (uint64_t)first * sizeof(mobai_sm90_item_count);
-    base += aligned((size_t)n_kv_heads * sizeof(mobai_sm90_item_count));
-    p->items = base + (uint64_t)(first * capacity) * sizeof(mobai_sm90_item);
-    base += (uint64_t)(n_kv_heads * capacity) * sizeof(mobai_sm90_item);
-    p->item_lists = base + (uint64_t)(first * p->n_slots) * sizeof(mobai_sm90_list);
-    /* Q of one step stays in half of the L2 cache, beside the partials that pass through it */
-    const int64_t total_rows = (int64_t)p->total_q * p->group;
-    const int64_t steps =
-        mobai_min64(mobai_ceil_div(total_rows * 2 * head_dim, ITEM_STEP_BYTES), MOBAI_SM90_ITEM_STEPS);
-    p->item_step_rows = steps > 1 ? (uint32_t)mobai_ceil_div(total_rows, steps) : 0;
+static item_form item_form_of_shape(const mobai_shape *s) {
+    const moba_problem *p = s->problem;
+    return item_form_of(s->n_slice_queries * (p->n_q_heads / p->n_kv_heads), s->n_slots, p->max_batch, p->top_k,
+                        p->head_dim);
+}
+
+static int64_t n_ranges(int64_t total_q, int64_t slice_queries) {
+    return mobai_max64(1, mobai_ceil_div(total_q, mobai_max64(1, slice_queries)));
+}
+
+size_t cuda_slice_item_bytes(const mobai_shape *s) {
+    const item_form f = item_form_of_shape(s);
+    return item_bytes(s->n_slice_kv_heads, &f);
+}
+
+size_t cuda_all_item_bytes(const mobai_shape *s) {
+    const item_form f = item_form_of_shape(s);
+    /* also where there are too many: a shorter run may have few */
+    const int64_t ranges = mobai_min64(n_ranges(s->problem->max_total_q, s->n_slice_queries), ITEM_RANGES);
+    return item_bytes(s->problem->n_kv_heads * ranges, &f);
 }
 
 size_t cuda_map_bytes(int64_t n_q_heads, int64_t total_q, int32_t top_k) {
     return aligned((size_t)total_q * (size_t)n_q_heads * (size_t)top_k * sizeof(uint32_t));
 }
 
-/** Places the items of the slice: behind the map of picks, for all kv heads where the index cut the lists; in the
- * scratch where no index left a map. */
-static void place_slice_items(mobai_sm90_params *p, const mobai_stage_args *a) {
-    const int64_t rows = (a->query_end - a->query_begin) * a->group;
-    if (!p->places) {
-        place_items(p, a->head_dim, p->scratch, p->n_slice_kv_heads, rows, 0);
-        return;
-    }
-    const uint64_t base = p->places + cuda_map_bytes(a->n_q_heads, a->total_q, a->top_k);
-    if (p->has_all_rows)
-        place_items(p, a->head_dim, base, a->n_kv_heads, rows, a->kv_head_begin);
-    else
-        place_items(p, a->head_dim, base, p->n_slice_kv_heads, rows, 0);
+/** Most row tiles of a piece for work-groups that have `share` tiles of the slice. Loads of keys cost about 2.4 tiles a
+ * piece, and some three quarters of a piece are lost where the work-groups end: the sum is least at a square root. */
+static int32_t item_tiles_of(int64_t share) {
+    int32_t tiles = MOBAI_SM90_ITEM_MIN_TILES;
+    while (tiles < MOBAI_SM90_ITEM_MAX_TILES && 5 * (int64_t)(tiles + 1) * (tiles + 1) <= 16 * share)
+        tiles++;
+    return tiles;
 }
 
-static moba_status launch_items(mobai_device *device, cu_stream stream, mobai_sm90_params *p) {
-    cuda_grid cut = {((unsigned)p->n_slots + 127) / 128, (unsigned)p->n_slice_kv_heads, 1, 128, 0};
-    cuda_grid items = {(unsigned)p->n_slice_kv_heads, 1, 1, 1024, 0};
+/** Places the items of `n_heads` (kv head, query range) pairs at `base`; the slice begins with pair `first`. */
+static void place_items(mobai_sm90_params *p, const mobai_device *device, const mobai_stage_args *a, uint64_t base,
+                        int64_t n_heads, int64_t first) {
+    const int64_t range_rows = mobai_min64(a->slice_queries, a->total_q) * a->group;
+    const item_form f = item_form_of(range_rows, a->n_slots, a->batch, a->top_k, a->head_dim);
+    p->n_item_capacity = (int32_t)f.items;
+    p->n_list_capacity = (int32_t)f.lists;
+    p->n_item_steps = (int32_t)f.steps;
+    p->item_tiles = item_tiles_of(range_rows * mobai_min64(a->slice_kv_heads, a->n_kv_heads) * a->top_k / 64 /
+                                  (2 * device->n_multiprocessors));
+    p->item_step_rows = (uint32_t)mobai_ceil_div(range_rows, f.steps);
+    p->item_counts = base + (uint64_t)first * sizeof(mobai_sm90_item_count);
+    base += aligned((size_t)n_heads * sizeof(mobai_sm90_item_count));
+    p->items = base + (uint64_t)(first * f.items) * sizeof(mobai_sm90_item);
+    base += (uint64_t)(n_heads * f.items) * sizeof(mobai_sm90_item);
+    p->item_lists = base + (uint64_t)(first * f.lists) * sizeof(mobai_sm90_list);
+}
+
+/** Places the items of the slice: behind the map of picks where the index left one, for all kv heads and query ranges
+ * where it cut these too; else in the scratch. Returns whether the index cut them. */
+static bool place_slice_items(mobai_sm90_params *p, const mobai_device *device, const mobai_stage_args *a) {
+    const int64_t ranges = n_ranges(a->total_q, a->slice_queries);
+    if (!p->places) {
+        place_items(p, device, a, p->scratch, p->n_slice_kv_heads, 0);
+        return false;
+    }
+    const uint64_t base = p->places + cuda_map_bytes(a->n_q_heads, a->total_q, a->top_k);
+    const bool all = ranges <= ITEM_RANGES;
+    if (all)
+        place_items(p, device, a, base, a->n_kv_heads * ranges,
+                    a->query_begin / a->slice_queries * a->n_kv_heads + a->kv_head_begin);
+    else
+        place_items(p, device, a, base, p->n_slice_kv_heads, 0);
+    return all;
+}
+
+/** Cuts the lists of the slice's kv heads and query rows, `n_ranges` ranges of them. */
+static moba_status launch_items(mobai_device *device, cu_stream stream, mobai_sm90_params *p, int64_t ranges,
+                                int64_t range_queries) {
+    const int64_t lists = (int64_t)p->n_slots * p->n_item_steps;
+    p->range_queries = (int32_t)range_queries;
+    p->range_kv_heads = p->n_slice_kv_heads;
+    cuda_grid cut = {(unsigned)mobai_ceil_div(lists, 128), (unsigned)p->n_slice_kv_heads, (unsigned)ranges, 128, 0};
+    cuda_grid items = {(unsigned)p->n_slice_kv_heads, (unsigned)ranges, 1, 1024, 0};
     MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, CUDA_INDEX_CUT, cut, p));
     return cuda_run(device, stream, CUDA_MODULE_INDEX, CUDA_INDEX_ITEMS, items, p);
 }
@@ -213,24 +270,26 @@ moba_status cuda_launch_index(mobai_device *device, cu_stream stream, const cuda
     (void)code;
     mobai_sm90_params p = cuda_params_of(a);
     const int64_t rows = (int64_t)p.total_q * p.group;
-    if (p.n_slice_kv_heads == 0) return MOBA_OK;
+    if (p.n_slice_kv_heads == 0 || rows == 0) return MOBA_OK;
     p.index_chunk_rows = (int32_t)index_chunk_rows(p.n_slice_kv_heads, rows, p.n_slots, p.top_k);
     p.n_index_chunks = (int32_t)mobai_ceil_div(rows, p.index_chunk_rows);
+    if (p.places && !a->keeps_routing) p.index_ranks = 0; /* attend reads the map instead */
+    p.tickets = p.scratch;
+    p.scratch += ticket_bytes(p.n_slice_kv_heads);
     const unsigned windows = (unsigned)mobai_max64(1, mobai_ceil_div(p.n_slots, MOBAI_SM90_INDEX_WINDOW));
     const unsigned window = (unsigned)mobai_min64(p.n_slots, MOBAI_SM90_INDEX_WINDOW);
     const int first = CUDA_INDEX_COUNT + (p.top_k <= 8 ? 0 : p.top_k <= 16 ? 2 : 4);
     const unsigned threads = MOBAI_SM90_SCATTER_WARPS * 32;
     cuda_grid count = {(unsigned)p.n_index_chunks, windows, (unsigned)p.n_slice_kv_heads, threads, window * 4};
-    cuda_grid scan = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
+    cuda_grid scan = {(unsigned)mobai_max64(1, mobai_ceil_div(p.n_slots, 1024)), (unsigned)p.n_slice_kv_heads, 1, 1024,
+                      0};
     cuda_grid scatter = count;
     scatter.shared = ((window + 1) & ~1u) * (8 + 2 * MOBAI_SM90_SCATTER_WARPS) + SCATTER_PICKS * 4;
-    if (rows > 0) MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, first, count, &p));
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, first, count, &p));
     MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, CUDA_INDEX_SCAN, scan, &p));
-    if (rows == 0) return MOBA_OK;
     MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_INDEX, first + 1, scatter, &p));
-    if (!p.places) return MOBA_OK;
-    place_slice_items(&p, a);
-    return launch_items(device, stream, &p);
+    if (!p.places || !place_slice_items(&p, device, a)) return MOBA_OK;
+    return launch_items(device, stream, &p, n_ranges(a->total_q, a->slice_queries), a->slice_queries);
 }
 
 /* ---------------------------------------------------------------------------------------- attend, combine -- */
@@ -243,10 +302,10 @@ moba_status cuda_launch_attend(mobai_device *device, cu_stream stream, const cud
         return mobai_fail(MOBA_ERROR_UNSUPPORTED,
                           "q has strides of %lld and %lld elements; this kernel takes at most %d",
                           (long long)p.q.token_stride, (long long)p.q.head_stride, INT32_MAX);
-    place_slice_items(&p, a);
-    if (!p.places || !p.has_all_rows) MOBAI_TRY(launch_items(device, stream, &p));
+    if (!place_slice_items(&p, device, a))
+        MOBAI_TRY(launch_items(device, stream, &p, 1, a->query_end - a->query_begin));
     if (!p.places) {
-        cuda_grid places = {(unsigned)p.n_slots, (unsigned)p.n_slice_kv_heads, 1, 128, 0};
+        cuda_grid places = {(unsigned)p.n_slots * (unsigned)p.n_item_steps, (unsigned)p.n_slice_kv_heads, 1, 128, 0};
         MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND, 0, places, &p));
     }
     const bool vectors = cuda_is_aligned(&p.q) && cuda_is_aligned(&p.k) && cuda_is_aligned(&p.v);
@@ -264,7 +323,7 @@ moba_status cuda_launch_combine(mobai_device *device, cu_stream stream, const cu
     mobai_sm90_params p = cuda_params_of(a);
     const int64_t rows = (int64_t)(p.query_end - p.query_begin) * p.group;
     if (p.n_slice_kv_heads == 0 || rows == 0) return MOBA_OK;
-    if (p.places) place_slice_items(&p, a);
+    if (p.places) place_slice_items(&p, device, a);
     const int64_t rows_per_group = 256 / (code->head_dim / 8);
     cuda_grid g = {(unsigned)mobai_ceil_div(rows, rows_per_group), (unsigned)p.n_slice_kv_heads, 1, 256, 0};
     return cuda_run(device, stream, CUDA_MODULE_COMBINE, cuda_kernel_place(code, cuda_is_aligned(&p.o)), g, &p);

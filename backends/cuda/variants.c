@@ -91,11 +91,6 @@ static size_t index_scratch(const mobai_shape *s) {
     const moba_problem *p = s->problem;
     return cuda_index_scratch(p->n_kv_heads, p->max_total_q * (p->n_q_heads / p->n_kv_heads), s->n_slots, p->top_k);
 }
-static size_t attend_scratch(const mobai_shape *s) {
-    const moba_problem *p = s->problem;
-    return cuda_item_bytes(s->n_slice_kv_heads, s->n_slice_queries * (p->n_q_heads / p->n_kv_heads), s->n_slots,
-                           p->top_k);
-}
 static size_t partial_bytes(const mobai_shape *s) { return (size_t)s->problem->head_dim * 2; }
 /** Of dQ: one for each key tile of the picked block. */
 static size_t bwd_partial_bytes(const mobai_shape *s) {
@@ -178,7 +173,8 @@ MATRIX(bf16, 128)
 
 #define REJECT_GATE(d, k)                                                                                              \
     static const char *reject_gate_d##d##_k##k(const moba_problem *p, const mobai_caps *caps) {                        \
-        (void)caps;                                                                                                    \
+        if (caps->set & MOBAI_CAP_WGMMA && !reject_d##d(p, caps))                                                      \
+            return "the gate over wgmma serves it and is faster";                                                      \
         return mobai_driver_matrix_reject_gate(p, d, k);                                                               \
     }
 REJECT_GATE(64, 8)
@@ -223,7 +219,7 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
      .cost = index_cost,
      .scratch_bytes = index_scratch,
      .code = &index_any},
-    ROWS(attend, MOBAI_STAGE_ATTEND, "wgmma_m64n128", 64, 128, attend_scratch, partial_bytes),
+    ROWS(attend, MOBAI_STAGE_ATTEND, "wgmma_m64n128", 64, 128, cuda_slice_item_bytes, partial_bytes),
     ROWS(combine, MOBAI_STAGE_COMBINE, "rows", 0, 0, NULL, partial_bytes),
     ROWS(delta, MOBAI_STAGE_DELTA, "rows", 0, 0, NULL, NULL),
     ROWS(attend_bwd, MOBAI_STAGE_ATTEND_BWD, "wgmma_m64n128", 64, 128, cuda_attend_bwd_scratch, bwd_partial_bytes),
@@ -244,6 +240,5 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
 size_t cuda_kept_bytes(const mobai_variant *variant, const mobai_shape *s) {
     const moba_problem *p = s->problem;
     if (variant->code != &index_any) return 0;
-    return cuda_map_bytes(p->n_q_heads, p->max_total_q, p->top_k) +
-           cuda_item_bytes(p->n_kv_heads, p->max_total_q * (p->n_q_heads / p->n_kv_heads), s->n_slots, p->top_k);
+    return cuda_map_bytes(p->n_q_heads, p->max_total_q, p->top_k) + cuda_all_item_bytes(s);
 }

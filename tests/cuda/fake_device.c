@@ -22,6 +22,12 @@ enum {
     SHARED = 97
 };
 
+/** Called for each launch once fake_cuda_watch() has set it: the kernel, its grid and what it is given. */
+typedef void (*watcher)(const char *kernel, const unsigned grid[3], void **arguments);
+static watcher watch;
+void fake_cuda_watch(watcher function);
+void fake_cuda_watch(watcher function) { watch = function; }
+
 static char calls[1 << 16];
 const char *fake_cuda_log(void);
 const char *fake_cuda_log(void) { return calls; }
@@ -117,8 +123,9 @@ CALL(cuFuncSetAttribute, void *function, int attribute, int value) {
 }
 CALL(cuLaunchKernel, void *function, unsigned x, unsigned y, unsigned z, unsigned lanes, unsigned ly, unsigned lz,
      unsigned shared, void *stream, void **arguments, void **more) {
-    (void)x, (void)y, (void)z, (void)lanes, (void)ly, (void)lz, (void)stream, (void)arguments, (void)more;
+    (void)lanes, (void)ly, (void)lz, (void)stream, (void)more;
     note("launch", function, shared);
+    if (watch) watch(function, (const unsigned[3]){x, y, z}, arguments);
     return SUCCESS;
 }
 CALL(cuStreamIsCapturing, void *stream, int *state) {

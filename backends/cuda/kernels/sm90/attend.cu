@@ -2,8 +2,8 @@
  *
  * attend: key-block-major gathered attention, one 16-bit partial (and its max and sum) a pick.
  *
- * index_items (index.cu) cuts every block's list into pieces of at most ITEM_TILES row tiles, longer pieces first. An attend
- * work-group takes pieces from a counter; it is two warpgroups that share a block's K and V in shared memory, each
+ * index_items (index.cu) cuts every block's list into pieces of row tiles, longer pieces first. An attend work-group
+ * takes pieces from a counter; it is two warpgroups that share a block's K and V in shared memory, each
  * gathering its own tiles of 64 query rows: the next tile's copies start as soon as the scores are in registers, the row
  * numbers of the tile after that are loaded then. Two work-groups on a multiprocessor hide each other's key loads.
  * Scores never leave registers, and a block of up to KEYS keys needs no rescaling; longer blocks stream through shared
@@ -26,7 +26,7 @@ static __device__ __forceinline__ int64_t n_picks(const mobai_sm90_params &p) {
 /** Inverts the index: the partial of each pick. */
 extern "C" __global__ void __launch_bounds__(128) attend_places(const __grid_constant__ mobai_sm90_params p) {
     const int slice_g = (int)blockIdx.y, g = p.kv_head_begin + slice_g;
-    const mobai_sm90_list list = ((const mobai_sm90_list *)p.item_lists)[(int64_t)slice_g * p.n_slots + blockIdx.x];
+    const mobai_sm90_list list = ((const mobai_sm90_list *)p.item_lists)[(int64_t)slice_g * p.n_list_capacity + blockIdx.x];
     const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride + list.first;
     const uint16_t *ranks = (const uint16_t *)p.index_ranks + g * p.index_row_stride + list.first;
     const uint32_t slice_rows = (uint32_t)(p.query_end - p.query_begin) * (uint32_t)p.group;
@@ -174,11 +174,15 @@ struct piece {
 /** Running sums of the kv heads' pieces, in shared memory: first[g] .. first[g + 1] - 1 are head g's. */
 static __device__ __forceinline__ void sum_pieces(const mobai_sm90_params &p, int *first) {
     const mobai_sm90_item_count *counts = (const mobai_sm90_item_count *)p.item_counts;
+    for (int g = (int)threadIdx.x; g < p.n_slice_kv_heads; g += (int)blockDim.x)
+        first[g] = __ldg(&counts[g].n_items);
+    __syncthreads();
     if (threadIdx.x == 0) {
         int sum = 0;
         for (int g = 0; g < p.n_slice_kv_heads; g++) {
+            const int n = first[g];
             first[g] = sum;
-            sum += __ldg(&counts[g].n_items);
+            sum += n;
         }
         first[p.n_slice_kv_heads] = sum;
     }

@@ -31,8 +31,9 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
     const uint32_t *places = p.places
                                  ? (const uint32_t *)p.places + ((int64_t)g * p.total_q * p.group + within) * p.top_k
                                  : (const uint32_t *)lse + (int64_t)p.n_slice_kv_heads * rows * p.top_k + pick;
-    const mobai_sm90_list *lists = (const mobai_sm90_list *)p.item_lists + (int64_t)slice_g * p.n_slots +
-                                   s.first_slot; /* of the slice's own rows */
+    /* the first of each slot's lists: partials go on from one to the next as positions do */
+    const mobai_sm90_list *lists = (const mobai_sm90_list *)p.item_lists + (int64_t)slice_g * p.n_list_capacity +
+                                   (int64_t)s.first_slot * p.n_item_steps;
     const uint32_t first_partial = p.places ? (uint32_t)slice_g * rows * (uint32_t)p.top_k : 0;
     uint32_t partial[PER_LANE];
     float greatest = -INFINITY, sum = 0.0f;
@@ -40,7 +41,7 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void combi
     for (int i = 0; i < PER_LANE; i++) {
         partial[i] = ids[i] >= 0 ? __ldg(places + i * LANES + lane) + first_partial : 0;
         if (p.places && !p.has_all_rows && ids[i] >= 0)
-            partial[i] += lists[ids[i]].first_partial - (uint32_t)lists[ids[i]].first;
+            partial[i] += lists[ids[i] * p.n_item_steps].first_partial - (uint32_t)lists[ids[i] * p.n_item_steps].first;
         weight[i] = ids[i] >= 0 ? __ldg(lse + partial[i]) : -INFINITY;
         greatest = fmaxf(greatest, weight[i]);
     }

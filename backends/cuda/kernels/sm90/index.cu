@@ -4,8 +4,8 @@
  *   index_count    picks of every (kv head, chunk of rows, slot)
  *   index_scan     exclusive sums over chunks and over slots: where each chunk's part of each list begins
  *   index_scatter  sorts a chunk's picks by slot in shared memory, rows ascending, and copies the runs out
- *   index_cut      the part of each list that a slice has
- *   index_items    cuts the lists into pieces of work for attend
+ *   index_cut      the parts of each list that the slices' steps have
+ *   index_items    cuts these into pieces of work for attend
  * A row's legal picks are distinct, so its lanes bump a warp's counters without meeting, rows one after another: stable
  * without a sort, and no result depends on timing. Slots are worked on in windows, so shared memory bounds no problem.
  */
@@ -25,22 +25,30 @@ template <int LANES> struct pick_reader {
     static constexpr int ROWS = 32 / LANES; /* of one pass of a warp */
     const mobai_sm90_params &p;
     const int32_t *selection; /* this lane's rank of this kv head's first query head */
-    int window_begin, window_size;
+    int window_first, window_size; /* slots of the window, counted from the first slot of the first row's sequence */
+    int base_slot;
     int end;      /* of the rows this lane reads; 0 for lanes past the list */
     bool uniform; /* one sequence owns every row from first to last: the fields below hold for all */
-    int n_ids, first_slot, key_shift; /* query row t sees the sequence's keys 0 .. t + key_shift */
+    int n_ids, key_shift; /* query row t sees the sequence's keys 0 .. t + key_shift */
 
     __device__ pick_reader(const mobai_sm90_params &p_, int g, int begin, int end_, int window) : p(p_) {
-        window_begin = window * MOBAI_SM90_INDEX_WINDOW;
-        window_size = min(MOBAI_SM90_INDEX_WINDOW, p.n_slots - window_begin);
+        window_first = window * MOBAI_SM90_INDEX_WINDOW;
+        window_size = min(MOBAI_SM90_INDEX_WINDOW, p.n_slots - window_first);
         selection = (const int32_t *)p.selection + (int64_t)g * p.group * p.top_k + rank();
         end = rank() < p.top_k ? end_ : 0;
         const int first = (int)query_of_row(p, (uint32_t)begin), last = (int)query_of_row(p, (uint32_t)end_ - 1);
         const sequence s = sequence_of_query(p, first);
         uniform = sequence_of_query(p, last).index == s.index && first >= s.q_begin && last - s.q_begin < s.n_q;
-        n_ids = n_blocks(p, s);
-        first_slot = s.first_slot - window_begin;
+        base_slot = s.first_slot;
+        n_ids = uniform ? n_legal_blocks(p, s, last) : p.n_slots;
         key_shift = p.causal ? s.n_k - s.n_q - s.q_begin : 0x7fffffff - p.total_q; /* every key without the mask */
+    }
+    /** No row has a pick of the window. */
+    __device__ __forceinline__ bool is_empty() const { return window_first >= n_ids; }
+    /** Slot x of the window, the slots taken as a ring: a window may go on past the last one. */
+    __device__ __forceinline__ int slot_at(int x) const {
+        const int slot = base_slot + window_first + x;
+        return slot < p.n_slots ? slot : slot - p.n_slots;
     }
     static __device__ __forceinline__ int rank() { return (int)threadIdx.x % LANES; }
 
@@ -48,20 +56,19 @@ template <int LANES> struct pick_reader {
      * ones and those of other windows are not below window_size when taken as unsigned. Only the first of equal picks
      * counts. */
     template <int N> __device__ __forceinline__ void load(int (&slots)[N], int row) const {
-        if (uniform && p.group == 1) {
-            const int64_t step = (int64_t)p.n_q_heads * p.top_k;
-            const int32_t *from = selection + row * step;
+        if (uniform) {
+            const int64_t step = (int64_t)p.top_k * (p.n_q_heads - p.group);
 #pragma unroll
             for (int i = 0; i < N; i++) {
+                const int x = row + i * ROWS, t = (int)query_of_row(p, (uint32_t)x);
                 slots[i] = -1;
-                if (row + i * ROWS < end) slots[i] = __ldg(from);
-                from += ROWS * step;
+                if (x < end) slots[i] = __ldg(selection + t * step + (int64_t)x * p.top_k);
             }
 #pragma unroll
             for (int i = 0; i < N; i++) {
-                const bool legal =
-                    (uint32_t)slots[i] < (uint32_t)n_ids && slots[i] * p.block_size <= row + i * ROWS + key_shift;
-                slots[i] = legal ? first_slot + slots[i] : ILLEGAL;
+                const int t = (int)query_of_row(p, (uint32_t)(row + i * ROWS));
+                const bool legal = (uint32_t)slots[i] < (uint32_t)n_ids && slots[i] * p.block_size <= t + key_shift;
+                slots[i] = legal ? slots[i] - window_first : ILLEGAL;
             }
         } else {
 #pragma unroll 1
@@ -71,12 +78,8 @@ template <int LANES> struct pick_reader {
                 if (x < end) {
                     const int t = (int)query_of_row(p, (uint32_t)x);
                     const int id = __ldg(selection + ((int64_t)t * p.n_q_heads + x - t * p.group) * p.top_k);
-                    if (!uniform) {
-                        slot = slot_of_pick(p, id, x);
-                        if (slot != ILLEGAL) slot -= window_begin;
-                    } else if ((uint32_t)id < (uint32_t)n_ids && id * p.block_size <= t + key_shift) {
-                        slot = first_slot + id;
-                    }
+                    slot = slot_of_pick(p, id, x);
+                    if (slot != ILLEGAL) slot -= base_slot + window_first - (slot < base_slot ? p.n_slots : 0);
                 }
 #pragma unroll
                 for (int j = 0; j < N; j++)
@@ -128,9 +131,10 @@ template <int LANES> static __device__ __forceinline__ void index_count(const mo
     const pick_reader<LANES> picks(p, g, begin, end, window);
     for (int i = (int)threadIdx.x; i < picks.window_size; i += (int)blockDim.x)
         counts[i] = 0;
+    if (chunk == 0 && window == 0 && threadIdx.x == 0) ((uint32_t *)p.tickets)[blockIdx.z] = 0;
     __syncthreads();
     constexpr int PASSES = 8, WARP_ROWS = PASSES * pick_reader<LANES>::ROWS;
-    for (int base = begin + ((int)threadIdx.x >> 5) * WARP_ROWS; base < end;
+    for (int base = begin + ((int)threadIdx.x >> 5) * WARP_ROWS; base < end && !picks.is_empty();
          base += ((int)blockDim.x >> 5) * WARP_ROWS) {
         int slots[PASSES];
         picks.load(slots, base + ((int)threadIdx.x & 31) / LANES);
@@ -139,42 +143,48 @@ template <int LANES> static __device__ __forceinline__ void index_count(const mo
             if (picks.counts(slots[i])) atomicAdd(counts + slots[i], 1u);
     }
     __syncthreads();
-    uint32_t *out =
-        (uint32_t *)p.scratch + ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots + picks.window_begin;
+    uint32_t *out = (uint32_t *)p.scratch + ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots;
     for (int i = (int)threadIdx.x; i < picks.window_size; i += (int)blockDim.x)
-        out[i] = counts[i];
+        out[picks.slot_at(i)] = counts[i];
 }
 
+/* A work-group sums the chunks of 1024 slots; the last one of a kv head to be done sums the slots. */
 extern "C" __global__ void __launch_bounds__(1024) index_scan(const __grid_constant__ mobai_sm90_params p) {
-    const int g = p.kv_head_begin + (int)blockIdx.x;
-    uint32_t *counts = (uint32_t *)p.scratch + (int64_t)blockIdx.x * p.n_index_chunks * p.n_slots;
+    constexpr int BATCH = 16;
+    __shared__ bool is_last;
+    const int g = p.kv_head_begin + (int)blockIdx.y, own_slot = (int)(blockIdx.x * 1024 + threadIdx.x);
     int64_t *offsets = (int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1);
+    uint32_t own = 0;
+    if (own_slot < p.n_slots) {
+        uint32_t *c = (uint32_t *)p.scratch + (int64_t)blockIdx.y * p.n_index_chunks * p.n_slots + own_slot;
+        for (int i = 0; i < p.n_index_chunks; i += BATCH) {
+            uint32_t v[BATCH];
+#pragma unroll
+            for (int j = 0; j < BATCH; j++)
+                v[j] = i + j < p.n_index_chunks ? c[(int64_t)(i + j) * p.n_slots] : 0;
+#pragma unroll
+            for (int j = 0; j < BATCH; j++) {
+                if (i + j < p.n_index_chunks) c[(int64_t)(i + j) * p.n_slots] = own;
+                own += v[j];
+            }
+        }
+    }
+    if (gridDim.x > 1) {
+        if (own_slot < p.n_slots) offsets[own_slot] = own;
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0) is_last = atomicAdd((uint32_t *)p.tickets + blockIdx.y, 1u) == gridDim.x - 1;
+        __syncthreads();
+        if (!is_last) return;
+        __threadfence();
+    }
     int64_t carry = 0;
     for (int base = 0; base < p.n_slots; base += 1024) {
         const int slot = base + (int)threadIdx.x;
-        uint32_t sum = 0;
-        if (slot < p.n_slots) {
-            uint32_t *c = counts + slot;
-            int i = 0;
-            for (; i + 8 <= p.n_index_chunks; i += 8) {
-                uint32_t v[8];
-#pragma unroll
-                for (int j = 0; j < 8; j++)
-                    v[j] = c[(int64_t)(i + j) * p.n_slots];
-#pragma unroll
-                for (int j = 0; j < 8; j++) {
-                    c[(int64_t)(i + j) * p.n_slots] = sum;
-                    sum += v[j];
-                }
-            }
-            for (; i < p.n_index_chunks; i++) {
-                uint32_t v = c[(int64_t)i * p.n_slots];
-                c[(int64_t)i * p.n_slots] = sum;
-                sum += v;
-            }
-        }
+        uint32_t n = own;
+        if (gridDim.x > 1) n = slot < p.n_slots ? (uint32_t)__ldcg((const long long *)offsets + slot) : 0;
         uint32_t total;
-        uint32_t before = scan_1024(sum, &total);
+        const uint32_t before = scan_1024(n, &total);
         if (slot < p.n_slots) offsets[slot] = carry + before;
         carry += total;
     }
@@ -193,6 +203,7 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
     const int chunk = (int)blockIdx.x, window = (int)blockIdx.y, g = p.kv_head_begin + (int)blockIdx.z;
     const int begin = chunk * p.index_chunk_rows, end = min(begin + p.index_chunk_rows, p.total_q * p.group);
     const pick_reader<LANES> picks(p, g, begin, end, window);
+    if (picks.is_empty()) return;
     const int n = picks.window_size, stride = (n + 1) & ~1;
     uint32_t *base = shared;
     uint16_t *places = (uint16_t *)(base + 2 * stride);
@@ -200,13 +211,15 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
                    sorted = shared_address(places + WARPS * stride);
     uint32_t *map = (uint32_t *)p.places + (int64_t)g * p.total_q * p.group * p.top_k + lane % LANES;
     uint32_t *rows = (uint32_t *)p.index_rows + g * p.index_row_stride;
-    uint16_t *ranks = (uint16_t *)p.index_ranks + g * p.index_row_stride;
+    uint16_t *ranks = p.index_ranks ? (uint16_t *)p.index_ranks + g * p.index_row_stride : nullptr;
     {
-        const uint32_t *before = (const uint32_t *)p.scratch +
-                                 ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots + picks.window_begin;
-        const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1) + picks.window_begin;
-        for (int i = thread; i < stride; i += WARPS * 32)
-            base[i] = i < n ? (uint32_t)offsets[i] + before[i] : 0;
+        const uint32_t *before =
+            (const uint32_t *)p.scratch + ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots;
+        const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1);
+        for (int i = thread; i < stride; i += WARPS * 32) {
+            const int slot = picks.slot_at(i);
+            base[i] = i < n ? (uint32_t)offsets[slot] + before[slot] : 0;
+        }
     }
 
     for (int round = begin; round < end; round += WARPS * WARP_ROWS) {
@@ -291,14 +304,14 @@ template <int LANES, int RANK_BITS> static __device__ __forceinline__ void index
         for (uint32_t i = (uint32_t)thread; i < total; i += WARPS * 32) {
             const uint32_t e = load_word(sorted + 4 * i), to = i + load_word(shift + 4 * (e >> 16));
             rows[to] = (uint32_t)round + ((e & 0xffff) >> RANK_BITS);
-            ranks[to] = (uint16_t)(e & ((1u << RANK_BITS) - 1));
+            if (ranks) ranks[to] = (uint16_t)(e & ((1u << RANK_BITS) - 1));
         }
         __syncthreads();
     }
 }
 
 #define INDEX(LANES, RANK_BITS)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(512)                                                                  \
+    extern "C" __global__ void __launch_bounds__(512, 2)                                                               \
         index_count_k##LANES(const __grid_constant__ mobai_sm90_params p) {                                            \
         index_count<LANES>(p);                                                                                         \
     }                                                                                                                  \
@@ -327,102 +340,134 @@ static __device__ __forceinline__ int64_t lower_bound(const uint32_t *rows, int6
     return low;
 }
 
-/** The list of every slot within the slice. */
+/** Cuts every slot's list to the steps of the query ranges: list x of a kv head and range is step x % n_item_steps of
+ * slot x / n_item_steps. */
 extern "C" __global__ void __launch_bounds__(128) index_cut(const __grid_constant__ mobai_sm90_params p) {
-    const int slot = (int)(blockIdx.x * 128 + threadIdx.x), g = p.kv_head_begin + (int)blockIdx.y;
-    if (slot >= p.n_slots) return;
+    const int x = (int)(blockIdx.x * 128 + threadIdx.x), g = p.kv_head_begin + (int)blockIdx.y;
+    if (x >= p.n_slots * p.n_item_steps) return;
+    const int slot = x / p.n_item_steps, step = x - slot * p.n_item_steps;
+    const int64_t range_begin = p.query_begin + (int64_t)blockIdx.z * p.range_queries;
+    const int64_t range_end = min(range_begin + p.range_queries, (int64_t)p.query_end) * p.group;
+    const int64_t row_begin = range_begin * p.group + (int64_t)step * p.item_step_rows;
+    const int64_t row_end = step == p.n_item_steps - 1 ? range_end : min(row_begin + p.item_step_rows, range_end);
     const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1) + slot;
-    mobai_sm90_list list = {offsets[0], (uint32_t)(offsets[1] - offsets[0]), 0};
-    if (list.n_rows > 0 && !p.has_all_rows) {
-        const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride + list.first;
-        const int64_t begin = lower_bound(rows, list.n_rows, (int64_t)p.query_begin * p.group);
-        list.n_rows = (uint32_t)(lower_bound(rows, list.n_rows, (int64_t)p.query_end * p.group) - begin);
-        list.first += begin;
+    const int64_t first = offsets[0], n = offsets[1] - first;
+    const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride + first;
+    int64_t begin = 0, end = n, masked = 0;
+    if (n > 0) { /* most lists are all in one step */
+        const int64_t row0 = __ldg(rows), row1 = __ldg(rows + n - 1);
+        if (row0 < row_begin) begin = row1 < row_begin ? n : lower_bound(rows, n, row_begin);
+        if (row1 >= row_end) end = row0 >= row_end ? 0 : lower_bound(rows, n, row_end);
+        end = max(begin, end);
     }
-    ((mobai_sm90_list *)p.item_lists)[(int64_t)blockIdx.y * p.n_slots + slot] = list;
+
+    const sequence s = sequence_of_slot(p, slot);
+    const int key = (slot - s.first_slot) * p.block_size;
+    if (min(p.block_size, s.n_k - key) < p.block_size) {
+        masked = n;
+    } else if (p.causal && end > begin) {
+        /* only rows of the block's own queries, at most block_size * group of them and as a rule all */
+        const int64_t own = min(n, (int64_t)p.block_size * p.group);
+        const int64_t bound = ((int64_t)p.block_size - 1 - (s.n_k - s.n_q - s.q_begin - key)) * p.group;
+        if (begin < own) {
+            const int64_t all = bound - (int64_t)__ldg(rows);
+            const bool are_all = all > 0 && all <= own && (int64_t)__ldg(rows + all - 1) == bound - 1;
+            masked = are_all ? all : lower_bound(rows, own, bound);
+        }
+    }
+    const int64_t list = ((int64_t)blockIdx.z * p.range_kv_heads + blockIdx.y) * p.n_list_capacity + x;
+    ((mobai_sm90_list *)p.item_lists)[list] = {first + begin, (uint32_t)(end - begin), 0,
+                                               (uint32_t)max((int64_t)0, min(masked, end) - begin), 0};
 }
 
-/** How a slot's list is cut: `n_pieces` pieces of `per` row tiles, the last one shorter. */
+/** How a list is cut: `n_pieces` pieces of `per` row tiles, the last one shorter. */
 struct cut_list {
-    int64_t first, n;
-    uint32_t per, n_pieces;
+    uint32_t n, per, n_pieces;
+
+    __device__ __forceinline__ cut_list(uint32_t n_rows, int most_tiles) : n(n_rows), per(0), n_pieces(0) {
+        const uint32_t tiles = (n + 63) >> 6, pieces = (tiles + most_tiles - 1) / most_tiles;
+        if (pieces == 0) return;
+        per = (tiles + pieces - 1) / pieces;
+        n_pieces = (tiles + per - 1) / per;
+    }
+    __device__ __forceinline__ uint32_t rows_of(uint32_t piece) const { return min(n - piece * per * 64, per * 64); }
 };
 
-static __device__ __forceinline__ cut_list cut_slot(const mobai_sm90_list &list) {
-    cut_list c = {list.first, list.n_rows, 0, 0};
-    const uint32_t tiles = (list.n_rows + 63) >> 6;
-    const uint32_t most = (tiles + MOBAI_SM90_ITEM_TILES - 1) / MOBAI_SM90_ITEM_TILES;
-    c.per = most ? (tiles + most - 1) / most : 0;
-    c.n_pieces = c.per ? (tiles + c.per - 1) / c.per : 0;
-    return c;
-}
-
-/* Pieces are ordered by the query rows they begin with, in steps whose Q stays in the L2 cache, then long ones first.
-   Places within a bucket are taken as they come: the order of work changes no result. */
+/* Pieces are ordered by steps, whose Q stays in the L2 cache, then long ones first: the last ones to be taken should be
+   short. Places within a bucket are taken as they come: the order of work changes no result. */
 extern "C" __global__ void __launch_bounds__(1024, 1) index_items(const __grid_constant__ mobai_sm90_params p) {
-    constexpr int BUCKETS = 2 * MOBAI_SM90_ITEM_STEPS;
+    constexpr int CLASSES = MOBAI_SM90_ITEM_CLASSES, BUCKETS = CLASSES * MOBAI_SM90_ITEM_STEPS;
+    constexpr int PER_THREAD = 4, PASS = 1024 * PER_THREAD;
+    static_assert(BUCKETS <= 1024, "a bucket is a thread's");
     __shared__ int place[BUCKETS];
-    const int g = p.kv_head_begin + (int)blockIdx.x;
-    const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride;
-    mobai_sm90_item *items = (mobai_sm90_item *)p.items + (int64_t)blockIdx.x * p.n_item_capacity;
-    mobai_sm90_list *lists = (mobai_sm90_list *)p.item_lists + (int64_t)blockIdx.x * p.n_slots;
-    mobai_sm90_item_count *count = (mobai_sm90_item_count *)p.item_counts + blockIdx.x;
+    const int n_lists = p.n_slots * p.n_item_steps;
+    const int64_t head = (int64_t)blockIdx.y * p.range_kv_heads + blockIdx.x;
+    mobai_sm90_item *items = (mobai_sm90_item *)p.items + head * p.n_item_capacity;
+    mobai_sm90_list *lists = (mobai_sm90_list *)p.item_lists + head * p.n_list_capacity;
     if (threadIdx.x < BUCKETS) place[threadIdx.x] = 0;
     __syncthreads();
-    auto bucket = [&](const cut_list &c, uint32_t i) {
-        const int64_t from = (int64_t)i * c.per * 64;
-        const int step = p.item_step_rows ? (int)(__ldg(rows + c.first + from) / p.item_step_rows) : 0;
-        return 2 * min(step, MOBAI_SM90_ITEM_STEPS - 1) + (c.n - from > MOBAI_SM90_ITEM_TILES / 2 * 64 ? 0 : 1);
+    auto bucket = [&](int list, uint32_t n_rows) {
+        const int tiles = (int)((n_rows + 63) >> 6);
+        return list % p.n_item_steps * CLASSES + (p.item_tiles - tiles) * CLASSES / p.item_tiles;
     };
 
-    for (int slot = (int)threadIdx.x; slot < p.n_slots; slot += (int)blockDim.x) {
-        const cut_list c = cut_slot(lists[slot]);
-        for (uint32_t i = 0; i < c.n_pieces; i++)
-            atomicAdd(place + bucket(c, i), 1);
+    for (int base = (int)threadIdx.x; base < n_lists; base += PASS) {
+        uint32_t n[PER_THREAD];
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++)
+            n[i] = base + i * 1024 < n_lists ? lists[base + i * 1024].n_rows : 0;
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            const cut_list c(n[i], p.item_tiles);
+            if (c.n_pieces == 0) continue;
+            if (c.n_pieces > 1) atomicAdd(place + bucket(base + i * 1024, c.per * 64), (int)c.n_pieces - 1);
+            atomicAdd(place + bucket(base + i * 1024, c.rows_of(c.n_pieces - 1)), 1);
+        }
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-        int sum = 0;
-        for (int i = 0; i < BUCKETS; i++) {
-            int n = place[i];
-            place[i] = sum;
-            sum += n;
-        }
-        *count = {0, sum};
-    }
+    uint32_t n_items;
+    const uint32_t first = scan_1024(threadIdx.x < BUCKETS ? (uint32_t)place[threadIdx.x] : 0, &n_items);
+    if (threadIdx.x < BUCKETS) place[threadIdx.x] = (int)first;
+    if (threadIdx.x == 0) ((mobai_sm90_item_count *)p.item_counts)[head] = {0, (int)n_items};
+
     uint32_t n_partials = 0;
-    for (int base = 0; base < p.n_slots; base += (int)blockDim.x) {
-        const int slot = base + (int)threadIdx.x;
-        cut_list c = {0, 0, 0, 0};
-        if (slot < p.n_slots) c = cut_slot(lists[slot]);
-        uint32_t total;
-        const uint32_t first_partial = n_partials + scan_1024((uint32_t)c.n, &total);
-        n_partials += total;
-        if (slot < p.n_slots) lists[slot].first_partial = first_partial;
-        if (c.n_pieces == 0) continue;
-        const sequence s = sequence_of_slot(p, slot);
-        const int key = (slot - s.first_slot) * p.block_size;
-        mobai_sm90_item item;
-        item.key_row = s.k_begin + key;
-        item.n_keys = min(p.block_size, s.n_k - key);
-        item.sequence = s.index;
-        item.pos_shift = s.n_k - s.n_q - s.q_begin - key;
-        int64_t masked = 0;
-        if (item.n_keys < p.block_size) {
-            masked = c.n;
-        } else if (p.causal) {
-            /* only rows of the block's own queries, at most block_size * group of them */
-            const int64_t own = min(c.n, (int64_t)p.block_size * p.group);
-            masked = lower_bound(rows + c.first, own, ((int64_t)p.block_size - 1 - item.pos_shift) * p.group);
+    const int per_thread = n_lists <= 1024 ? 1 : PER_THREAD; /* few lists: all threads have one */
+    for (int base = 0; base < n_lists; base += PASS) {
+        const int begin = base + (int)threadIdx.x * per_thread, end = min(begin + per_thread, n_lists);
+        mobai_sm90_list list[PER_THREAD];
+        uint32_t sum = 0, total;
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            list[i] = {0, 0, 0, 0, 0};
+            if (begin + i < end) list[i] = lists[begin + i];
+            sum += list[i].n_rows;
         }
-        for (uint32_t i = 0; i < c.n_pieces; i++) {
-            const int64_t from = (int64_t)i * c.per * 64;
-            const int64_t n_rows = min(c.n - from, (int64_t)c.per * 64);
-            item.first = c.first + from;
-            item.first_partial = first_partial + (uint32_t)from;
-            item.n_rows = (uint16_t)n_rows;
-            item.n_masked = (uint16_t)max((int64_t)0, min(masked - from, n_rows));
-            items[atomicAdd(place + bucket(c, i), 1)] = item;
+        uint32_t first_partial = n_partials + scan_1024(sum, &total);
+        n_partials += total;
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            const int x = begin + i;
+            if (x < end) lists[x].first_partial = first_partial;
+            const cut_list c(list[i].n_rows, p.item_tiles);
+            if (c.n_pieces > 0) {
+                const int slot = x / p.n_item_steps;
+                const sequence s = sequence_of_slot(p, slot);
+                const int key = (slot - s.first_slot) * p.block_size;
+                mobai_sm90_item item;
+                item.key_row = s.k_begin + key;
+                item.n_keys = min(p.block_size, s.n_k - key);
+                item.sequence = s.index;
+                item.pos_shift = s.n_k - s.n_q - s.q_begin - key;
+                for (uint32_t j = 0; j < c.n_pieces; j++) {
+                    const uint32_t from = j * c.per * 64, n_rows = c.rows_of(j), masked = list[i].n_masked;
+                    item.first = list[i].first + from;
+                    item.first_partial = first_partial + from;
+                    item.n_rows = (uint16_t)n_rows;
+                    item.n_masked = (uint16_t)(masked > from ? min(masked - from, n_rows) : 0);
+                    items[atomicAdd(place + bucket(x, n_rows), 1)] = item;
+                }
+            }
+            first_partial += list[i].n_rows;
         }
     }
 }

@@ -24,11 +24,12 @@ typedef struct mobai_sm90_params {
     uint64_t index_offsets, index_rows, index_ranks;
     uint64_t partials, partial_ml;
     uint64_t scratch;
+    uint64_t tickets; /* uint32 [kv head of the launch]: work-groups of index_scan that are done */
     uint64_t places; /* uint32 [kv head][row][top_k]: each pick's position in its kv head's index; 0: none */
     /* attend's pieces of work, of the slice's kv heads */
     uint64_t item_counts; /* mobai_sm90_item_count [kv head] */
     uint64_t items;       /* mobai_sm90_item [kv head][n_item_capacity] */
-    uint64_t item_lists;  /* mobai_sm90_list [kv head][n_slots] */
+    uint64_t item_lists;  /* mobai_sm90_list [kv head][n_list_capacity], of which n_slots * n_item_steps */
     int64_t index_row_stride;
     int32_t batch, total_q, total_k, seqlen_q, seqlen_k, n_slots;
     int32_t n_q_heads, group, block_size, top_k, n_sink, n_local, causal;
@@ -36,8 +37,12 @@ typedef struct mobai_sm90_params {
     int32_t has_all_rows; /* the slice has every query row */
     int32_t query_begin, query_end;
     int32_t index_chunk_rows, n_index_chunks;
-    int32_t n_item_capacity; /* attend items of one kv head */
-    uint32_t item_step_rows; /* gathered rows whose Q is worked on at a time; 0: all */
+    int32_t n_item_capacity, n_list_capacity; /* attend items and lists of one kv head */
+    int32_t item_tiles;      /* row tiles of an item at most */
+    int32_t n_item_steps;    /* parts of a slice whose Q is worked on at a time */
+    uint32_t item_step_rows; /* gathered rows of a step */
+    int32_t range_queries;   /* query rows of each of the ranges that are cut at once */
+    int32_t range_kv_heads;  /* what lies between two ranges: items and lists of so many kv heads */
     /* x / group, x / block_size, x / seqlen_q = umulhi(x, magic) >> shift for x < 2^31 and divisors above 1 */
     uint32_t group_magic, group_shift, block_magic, block_shift, seqlen_magic, seqlen_shift;
     float scale_log2; /* softmax_scale * log2(e) */
@@ -57,7 +62,7 @@ typedef struct mobai_sm90_params {
 /** One piece of a key block's list, made by index_items for attend. */
 typedef struct mobai_sm90_item {
     int64_t first;          /* position of its first row in the kv head's index */
-    uint16_t n_rows;        /* at most MOBAI_SM90_ITEM_TILES * 64 */
+    uint16_t n_rows;        /* at most item_tiles * 64 */
     uint16_t n_masked;      /* leading rows that do not see every key of a full block */
     uint32_t first_partial; /* place of its first row's partial among its kv head's in the slice */
     int32_t key_row;        /* storage row of the block's first key */
@@ -66,8 +71,10 @@ typedef struct mobai_sm90_item {
     int32_t sequence;
 } mobai_sm90_item;
 
-#define MOBAI_SM90_ITEM_TILES 24 /* row tiles of an item: fewer lose to key loads, more to imbalance */
+#define MOBAI_SM90_ITEM_MIN_TILES 8 /* row tiles of an item: fewer lose to key loads, more to imbalance */
+#define MOBAI_SM90_ITEM_MAX_TILES 40
 #define MOBAI_SM90_ITEM_STEPS 32
+#define MOBAI_SM90_ITEM_CLASSES 8 /* of pieces by length, long ones first */
 #define MOBAI_SM90_MAX_KV_HEADS 512
 #define MOBAI_SM90_INDEX_WINDOW 4096    /* slots one index work-group counts */
 #define MOBAI_SM90_INDEX_PICKS 65536    /* picks of an index work-group at most */
@@ -75,10 +82,12 @@ typedef struct mobai_sm90_item {
 #define MOBAI_SM90_SCATTER_PASSES 16    /* picks of a lane in a round: they stay in registers */
 #define MOBAI_SM90_INDEX_MIN_GROUPS 264 /* work-groups below which index chunks are made smaller */
 
-/** Where a slot's list lies within the slice. */
+/** Where the part of a slot's list lies that one step of a slice has. */
 typedef struct mobai_sm90_list {
     int64_t first; /* position of its first row in the kv head's index */
     uint32_t n_rows, first_partial;
+    uint32_t n_masked; /* leading rows that do not see every key of a full block */
+    uint32_t unused;
 } mobai_sm90_list;
 
 /** Pieces of one kv head, and how many of the slice that begins with it attend has taken. */
