@@ -25,7 +25,7 @@ typedef struct mobai_sm90_params {
     uint64_t partials, partial_ml;
     uint64_t scratch;
     uint64_t tickets; /* uint32 [kv head of the launch]: work-groups of index_scan that are done */
-    uint64_t places; /* uint32 [kv head][row][top_k]: each pick's position in its kv head's index; 0: none */
+    uint64_t places;  /* uint32 [kv head][row][top_k]: each pick's position in its kv head's index; 0: none */
     /* attend's pieces of work, of the slice's kv heads */
     uint64_t item_counts; /* mobai_sm90_item_count [kv head] */
     uint64_t items;       /* mobai_sm90_item [kv head][n_item_capacity] */
@@ -38,11 +38,11 @@ typedef struct mobai_sm90_params {
     int32_t query_begin, query_end;
     int32_t index_chunk_rows, n_index_chunks;
     int32_t n_item_capacity, n_list_capacity; /* attend items and lists of one kv head */
-    int32_t item_tiles;      /* row tiles of an item at most */
-    int32_t n_item_steps;    /* parts of a slice whose Q is worked on at a time */
-    uint32_t item_step_rows; /* gathered rows of a step */
-    int32_t range_queries;   /* query rows of each of the ranges that are cut at once */
-    int32_t range_kv_heads;  /* what lies between two ranges: items and lists of so many kv heads */
+    int32_t item_tiles;                       /* row tiles of an item at most */
+    int32_t n_item_steps;                     /* parts of a slice whose Q is worked on at a time */
+    uint32_t item_step_rows;                  /* gathered rows of a step */
+    int32_t range_queries;                    /* query rows of each of the ranges that are cut at once */
+    int32_t range_kv_heads;                   /* what lies between two ranges: items and lists of so many kv heads */
     /* x / group, x / block_size, x / seqlen_q = umulhi(x, magic) >> shift for x < 2^31 and divisors above 1 */
     uint32_t group_magic, group_shift, block_magic, block_shift, seqlen_magic, seqlen_shift;
     float scale_log2; /* softmax_scale * log2(e) */
