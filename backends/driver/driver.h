@@ -101,7 +101,7 @@ typedef struct mobai_driver_device {
 moba_status mobai_driver_device_begin(mobai_driver_device *base, const mobai_driver *driver);
 void mobai_driver_device_end(mobai_driver_device *base);
 
-/** Rates that a driver does not tell, and the default workspace limit: 1100 MiB, at most an eighth of the memory. */
+/** Rates that a driver does not tell, and the default workspace limit: 1.1 GiB, at most an eighth of the memory. */
 void mobai_driver_complete_caps(mobai_caps *caps);
 
 /* Slots of mobai_backend. */

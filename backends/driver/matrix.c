@@ -2,6 +2,7 @@
  *
  * Kernels on matrix cores over a driver's table, and what the rows of gate_matrix.kern say of it.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -71,8 +72,11 @@ const char *mobai_driver_matrix_reject_gate(const moba_problem *p, int32_t dim_t
 
 double mobai_driver_matrix_cost_gate(const mobai_shape *s) {
     const moba_problem *p = s->problem;
-    const double rows = (double)p->max_total_q * p->n_q_heads;
+    const double rows = (double)p->max_total_q * p->n_q_heads, picks = gate_picks(p);
     const double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
-    const double picks = gate_picks(p) <= 0 ? 0.0 : gate_picks(p) * (gate_picks(p) <= 8 ? 8.0 : 64.0);
-    return 3.0 + 2.0 * p->head_dim * rows * (blocks + picks) / (0.2 * s->caps->matrix_gflops * 1e3);
+    /* Blocks in random order that are among the best so far. */
+    const double entries = picks <= 0 ? 0.0 : blocks <= picks ? blocks : picks * (1.0 + log(blocks / picks));
+    const double entry = picks <= 8 ? 14e3 : picks <= 16 ? 34e3 : 60e3;
+    const double row = 4.0 * p->head_dim * blocks + entries * entry + 155e3;
+    return 3.0 + rows * row / (s->caps->matrix_gflops * 1e3);
 }

@@ -69,7 +69,8 @@ double mobai_simt_cost_gate(const mobai_shape *s) {
     const moba_problem *p = s->problem;
     if (gate_picks(p) <= 0) return 3.0 + bytes_us(s->caps, 4.0 * picks(p));
     double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
-    return 3.0 + flops_us(s->caps, 2.0 * q_elements(p) * blocks * (gate_picks(p) <= 31 ? 1.0 : 4.0));
+    double lists = 2e4 * (double)p->max_total_q * p->n_q_heads;
+    return 3.0 + flops_us(s->caps, (2.0 * q_elements(p) * blocks + lists) * (gate_picks(p) <= 31 ? 1.0 : 4.0));
 }
 double mobai_simt_cost_index(const mobai_shape *s) { return 15.0 + bytes_us(s->caps, 256.0 * picks(s->problem)); }
 double mobai_simt_cost_attend(const mobai_shape *s) {

@@ -18,9 +18,10 @@ static void complain(const char *device, const char *what, const char *got) {
     failed = 1;
 }
 
-/** A plan of `p` on that device; its attend must be `wanted`, and `reason` in what it says of the others. */
-static void expect(const char *device, const char *mask, const moba_problem *p, const char *wanted,
-                   const char *reason) {
+/** A plan of `p` on that device; its kernel of the stage must be `wanted`, and `reason` in what it says of the others.
+ */
+static void expect_of(const char *stage, const char *device, const char *mask, const moba_problem *p,
+                      const char *wanted, const char *reason) {
     static char text[1 << 16];
     moba_context_options options = MOBA_CONTEXT_OPTIONS_INIT;
     moba_context *context = NULL;
@@ -31,13 +32,18 @@ static void expect(const char *device, const char *mask, const moba_problem *p, 
     if (moba_context_create(&options, &context) != MOBA_OK || moba_plan_create(context, p, &plan) != MOBA_OK) {
         complain(device, wanted, moba_last_error());
     } else {
-        const char *attend = moba_plan_kernel(plan, "attend");
-        if (!attend || strcmp(attend, wanted) != 0) complain(device, wanted, attend);
+        const char *kernel = moba_plan_kernel(plan, stage);
+        if (!kernel || strcmp(kernel, wanted) != 0) complain(device, wanted, kernel);
         if (moba_plan_explain(plan, text, sizeof text) != MOBA_OK || !strstr(text, reason))
             complain(device, reason, text);
     }
     moba_plan_destroy(plan);
     moba_context_destroy(context);
+}
+
+static void expect(const char *device, const char *mask, const moba_problem *p, const char *wanted,
+                   const char *reason) {
+    expect_of("attend", device, mask, p, wanted, reason);
 }
 
 static moba_problem problem(moba_dtype dtype, int head_dim) {
@@ -94,6 +100,42 @@ static void expect_launch(void) {
     if (!strstr(log, launch)) complain("80", launch, log);
 }
 
+/** Of the gate: by head_dim, picks and capability. */
+static void expect_gates(void) {
+    static const char *const a100 = "80 166912", *const row = "gate_bf16_d128__sm80_mma_m128n32_k8";
+    moba_problem p = problem(MOBA_BF16, 128);
+    p.top_k = 9;
+    expect_of("gate", a100, "", &p, row, "m64n32_k16: rejected, its picks fit shorter lists");
+    expect_of("gate", a100, "-mma", &p, "gate_bf16__simt_m64n64", "m128n32_k8: rejected, needs mma");
+    expect_of("gate", "75 65536", "", &p, "gate_bf16__simt_m64n64", "m128n32_k8: rejected, needs mma");
+    expect_of("gate", "90 232448", "-wgmma", &p, row, "gate_f16_d128__sm80_mma_m128n32_k8: rejected, other dtype");
+    p.top_k = 10;
+    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m64n32_k16",
+              "m128n32_k8: rejected, its lists hold 8 picks");
+    p.top_k = 17;
+    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m64n32_k16",
+              "m64n32_k32: rejected, its picks fit shorter lists");
+    p.top_k = 33;
+    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m64n32_k32",
+              "m64n32_k16: rejected, its lists hold 16 picks");
+    p.top_k = 34;
+    expect_of("gate", a100, "", &p, "gate_bf16__simt_m16n64", "m64n32_k32: rejected, its lists hold 32 picks");
+    p.top_k = 70000;
+    expect_of("gate", a100, "", &p, "gate_bf16__simt_m64n64", "m64n32_k32: rejected, top_k is above 65535");
+    p = problem(MOBA_F16, 65);
+    expect_of("gate", a100, "", &p, "gate_f16_d128__sm80_mma_m128n32_k8",
+              "gate_f16_d64__sm80_mma_m128n32_k8: rejected, head_dim is larger");
+    p = problem(MOBA_F16, 64);
+    expect_of("gate", a100, "", &p, "gate_f16_d64__sm80_mma_m128n32_k8",
+              "gate_f16_d128__sm80_mma_m128n32_k8: rejected, head_dim fits a smaller");
+    p = problem(MOBA_BF16, 129);
+    expect_of("gate", a100, "", &p, "gate_bf16__simt_m64n64",
+              "gate_bf16_d128__sm80_mma_m128n32_k8: rejected, head_dim is larger");
+    p = problem(MOBA_F32, 128);
+    expect_of("gate", a100, "", &p, "gate_f32__simt_m64n64",
+              "gate_bf16_d128__sm80_mma_m128n32_k8: rejected, other dtype");
+}
+
 int main(void) {
     static const char *const a100 = "80 166912", *const h100 = "90 232448";
     static const char *const row128 = "attend_bf16_d128__sm80_mma_m64n128", *const simt =
@@ -124,6 +166,7 @@ int main(void) {
     p = problem(MOBA_BF16, 128);
     p.dense = 1;
     expect(a100, "", &p, "attend_dense_bf16_d128__simt_m64n64", "attend_bf16_d128__sm80_mma_m64n128: rejected, dense");
+    expect_gates();
     expect_launch();
     return failed;
 }
