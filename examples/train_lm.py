@@ -55,7 +55,7 @@ class Setting:
     recall_needed: float = 0.9  # after the warm-up, on held-out text; below it a seed is not compared
     warm_steps: int = 250  # of the warm-up, on text and recall and keys_read bytes, where routing would select every block
     steps: int = 800
-    lr: float = 4e-3
+    lr: float = 2e-3
     seeds: tuple = (0,)
     budget: float = 0.0  # seconds for all seeds, measurements included; 0: `steps` as given
 
@@ -380,11 +380,11 @@ def steps_within(seconds, s, choices, texts, device):
     return max(20, int(seconds / each) // 20 * 20)
 
 
-def train_all(s, choices, texts, device, save=lambda results: None):
+def train_all(s, choices, texts, device, save=lambda results, routed: None):
     """Results a variant and seed, and the first seed's routed run with the smallest blocks.
 
-    A variant that turns dense late goes on from the routed one it shares its start with. ``save`` is called with the results
-    after each variant. With a budget, a seed that would end past it is not begun."""
+    A variant that turns dense late goes on from the routed one it shares its start with. ``save`` is called after each
+    variant, with the results so far and, once, that run. With a budget, a seed that would end past it is not begun."""
     results, kept, n_steps, start = [], None, 0 if s.budget else s.steps, time.monotonic()
     for i, seed in enumerate(s.seeds):
         begin = time.monotonic()
@@ -422,9 +422,9 @@ def train_all(s, choices, texts, device, save=lambda results: None):
                       "ms_a_step": 1e3 * (seconds + tail_seconds) / n_steps, **run.measure()}
             print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
             results.append({**record, "curve": run.curve})
-            if variant.block == s.blocks[-1] and routed[1:] == (0, 0) and variant.dense_from == 1 and not kept:
-                kept = run
-            save(results)
+            first = variant.block == s.blocks[-1] and routed[1:] == (0, 0) and variant.dense_from == 1 and not kept
+            kept = run if first else kept
+            save(results, run if first else None)
         results[-1]["seconds_of_seed"] = time.monotonic() - begin
     return results, kept
 
@@ -574,11 +574,14 @@ def main():
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print("%s; %s, %.1f MB of text, %.1f MB held out" % (s, name, texts[0].numel() / 1e6, texts[1].numel() / 1e6), flush=True)
 
-    results, kept = train_all(s, choices, texts, device, lambda so_far: report(s, so_far, name, args.out))
+    def save(so_far, routed):
+        report(s, so_far, name, args.out)
+        if routed and args.dump is not None:
+            dump(routed, args.out, [int(n) for n in args.dump.split(",")] if args.dump else [s.length])
+
+    results, _ = train_all(s, choices, texts, device, save)
     print("\n" + report(s, results, name, args.out))
     draw(results, args.out)
-    if args.dump is not None and kept:
-        dump(kept, args.out, [int(n) for n in args.dump.split(",")] if args.dump else [s.length])
     return 0 if any("loss" in r for r in results) else 1
 
 

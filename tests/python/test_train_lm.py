@@ -85,7 +85,8 @@ def test_table_over_seeds():
 def test_a_model_that_does_not_recall_is_not_compared(capsys):
     s = train_lm.dataclasses.replace(train_lm.SMOKE, recall_needed=1.1, seeds=(0, 1))
     saved = []
-    results, kept = train_lm.train_all(s, train_lm.variants(s)[:1], (TEXT, TEXT), torch.device("cpu"), saved.append)
+    results, kept = train_lm.train_all(s, train_lm.variants(s)[:1], (TEXT, TEXT), torch.device("cpu"),
+                                       lambda *what: saved.append(what))
     assert [(r["variant"], r["seed"], r["attempts"]) for r in results] == [("warm-up", 0, 2), ("warm-up", 1, 2)]
     assert kept is None and not saved and "a comparison would say nothing" in capsys.readouterr().out
     assert "nothing to compare" in train_lm.report(s, results, "CPU", None)
