@@ -59,8 +59,9 @@ def main():
     for path in sys.argv[1:]:
         tensors = safetensors_io.load(path)
         real = [torch.from_numpy(numpy.array(tensors[name])) for name in "qkv"]
-        for name, data in ((pathlib.Path(path).stem, real), ("random normal", [torch.randn(x.shape) for x in real])):
-            for block in (512, 256, 128):
+        random = [torch.randn(x.shape) for x in real]
+        for block in (128, 256, 512):
+            for name, data in ((pathlib.Path(path).stem, real), ("random normal", random)):
                 try:
                     *row, right = measure(*data, block, KEYS_READ // block)
                 except (moba.Error, torch.cuda.OutOfMemoryError) as e:
