@@ -165,6 +165,8 @@ static moba_status choose_slices(moba_plan *plan, mobai_pass pass, mobai_stage a
     }
     uint64_t limit = p->workspace_limit ? p->workspace_limit : plan->context->caps.default_workspace_limit;
     if (limit == 0) limit = MOBA_WORKSPACE_UNLIMITED;
+    /* one buffer serves both passes: where the forward takes more than a default, so may the backward */
+    if (!p->workspace_limit && limit < plan->workspace_bytes) limit = plan->workspace_bytes;
     if (p->workspace_limit && least.bytes > limit)
         return mobai_fail(MOBA_ERROR_UNSUPPORTED,
                           "workspace_limit is %llu bytes; the %s of this problem needs at least %zu",

@@ -97,17 +97,20 @@ moba_status cuda_launch_attend_bwd(mobai_device *device, cu_stream stream, const
     p.item_step_rows = steps > 1 ? (uint32_t)mobai_ceil_div(total_rows, steps) : 0;
     const int result = device->base.driver->fill8(p.scratch, 0, 16, stream);
     if (result != MOBAI_DRIVER_SUCCESS) return cuda_fail(result, "clear the work counters of attend_bwd");
+    cuda_grid cut = {((unsigned)p.n_slots + 127) / 128, (unsigned)p.n_slice_kv_heads, 1, 128, 0};
     cuda_grid items = {(unsigned)p.n_slice_kv_heads, 1, 1, 1024, 0};
-    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND_BWD, 0, items, &p));
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND_BWD, CUDA_BWD_CUT, cut, &p));
+    MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND_BWD, CUDA_BWD_ITEMS, items, &p));
     const bool out_aligned = (p.dkprime || cuda_is_aligned(&p.dk)) && cuda_is_aligned(&p.dv);
     const bool aligned = cuda_is_aligned(&p.q) && cuda_is_aligned(&p.k) && cuda_is_aligned(&p.v) &&
                          cuda_is_aligned(&p.dout) && out_aligned;
-    const int kernel = 5 + (p.block_size == 64 ? 0 : 8) + cuda_kernel_place(code, aligned);
+    const int kernel = CUDA_BWD_MAIN + (p.block_size == 64 ? 0 : 8) + cuda_kernel_place(code, aligned);
     cuda_grid main_grid = {(unsigned)device->n_multiprocessors, 1, 1, 384,
                            cuda_shared_of(CUDA_MODULE_ATTEND_BWD, kernel)};
     if (rows > 0) MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND_BWD, kernel, main_grid, &p));
-    cuda_grid finish = {(unsigned)(p.n_slots * p.n_key_tiles), (unsigned)p.n_slice_kv_heads, 1, 256, 0};
-    return cuda_run(device, stream, CUDA_MODULE_ATTEND_BWD, 1 + 2 * code->bf16 + !out_aligned, finish, &p);
+    cuda_grid finish = {(unsigned)(p.n_slots * p.n_key_tiles), (unsigned)p.n_slice_kv_heads, 1, 512, 0};
+    return cuda_run(device, stream, CUDA_MODULE_ATTEND_BWD, CUDA_BWD_FINISH + 2 * code->bf16 + !out_aligned, finish,
+                    &p);
 }
 
 moba_status cuda_launch_dq_sum(mobai_device *device, cu_stream stream, const cuda_code *code,

@@ -66,7 +66,8 @@ const cuda_module cuda_modules[CUDA_MODULE_COUNT] = {
     [CUDA_MODULE_ATTEND_BWD] =
         {"attend_bwd",
          mobai_cuda_sm90_attend_bwd,
-         {{"attend_bwd_items", 0},
+         {{"attend_bwd_cut", 0},
+          {"attend_bwd_items", 0},
           {"attend_bwd_finish_f16", 0},
           {"attend_bwd_finish_f16_strided", 0},
           {"attend_bwd_finish_bf16", 0},

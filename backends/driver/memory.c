@@ -32,7 +32,7 @@ void mobai_driver_device_end(mobai_driver_device *base) { pthread_mutex_destroy(
 void mobai_driver_complete_caps(mobai_caps *caps) {
     if (!(caps->copy_gbytes > 0)) caps->copy_gbytes = 500.0;
     if (!(caps->matrix_gflops > 0)) caps->matrix_gflops = 50e3;
-    caps->default_workspace_limit = (size_t)1100 << 20;
+    caps->default_workspace_limit = (size_t)1126 << 20;
     if (caps->default_workspace_limit > caps->memory_bytes / 8) caps->default_workspace_limit = caps->memory_bytes / 8;
 }
 

@@ -277,6 +277,25 @@ Test(planner, the_backward_is_cut_by_heads_then_by_query_ranges_with_sums) {
     moba_context_destroy(context);
 }
 
+/* Both passes use one buffer, so a default below what the forward takes is no reason to cut the backward further. */
+Test(planner, a_default_limit_leaves_the_backward_what_the_forward_takes) {
+    moba_context *context = mock_open();
+    context->caps.default_workspace_limit = 100000;
+    moba_problem p = backward_problem(5000);
+    p.top_k = 16;
+    moba_plan *plan = make(context, &p);
+    const mobai_layout *forward = &plan->layout[MOBAI_PASS_FORWARD], *backward = &plan->layout[MOBAI_PASS_BACKWARD];
+    cr_assert_gt(forward->bytes, context->caps.default_workspace_limit);
+    cr_assert_eq(plan->workspace_bytes, forward->bytes);
+    cr_assert_gt(backward->slice_queries, MOBAI_MIN_SLICE_QUERIES);
+    p.workspace_limit = forward->bytes;
+    moba_plan *limited = make(context, &p);
+    cr_assert_eq(limited->layout[MOBAI_PASS_BACKWARD].slice_queries, backward->slice_queries);
+    moba_plan_destroy(limited);
+    moba_plan_destroy(plan);
+    moba_context_destroy(context);
+}
+
 /* 300 query rows against many keys: sums of all keys would be larger than the partials that a cut saves. */
 Test(planner, query_ranges_whose_sums_cost_more_than_they_save_are_not_made) {
     moba_context *context = mock_open();

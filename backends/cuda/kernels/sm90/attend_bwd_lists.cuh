@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What goes around attend_bwd:
- *   attend_bwd_items   cuts every list into pieces; long lists into several, whose dK and dV are summed afterwards
+ *   attend_bwd_cut     cuts every list into pieces: long lists into several, whose dK and dV are summed afterwards
+ *   attend_bwd_items   puts the pieces in the order of work
  *   attend_bwd_finish  sums the pieces of cut lists, writes zeros for keys that nobody selected
  *
  * A list belongs to the slice's query range with the rows that it has there; item and list say in `sums` whether other
@@ -14,33 +15,6 @@
 #include "picks.cuh"
 
 /* --------------------------------------------------------------------------------------------- work items -- */
-
-/** The list of one key tile within the slice, and how it is cut: pieces of `per` row tiles, the last one shorter. */
-struct cut {
-    int64_t first, n;
-    uint32_t per, n_pieces;
-    int sums;
-};
-
-static __device__ __forceinline__ cut cut_list(const mobai_sm90_params &p, const int64_t *offsets, const uint32_t *rows,
-                                               int slot, uint32_t limit) {
-    cut c;
-    c.first = offsets[slot];
-    c.n = p.query_end > p.query_begin ? offsets[slot + 1] - c.first : 0;
-    c.sums = 0;
-    if (c.n > 0 && (p.query_begin > 0 || p.query_end < p.total_q)) {
-        int64_t a = rows_below(rows + c.first, c.n, (int64_t)p.query_begin * p.group);
-        int64_t b = rows_below(rows + c.first, c.n, (int64_t)p.query_end * p.group);
-        c.sums = (a > 0 ? MOBAI_SM90_BWD_EARLIER : 0) | (b < c.n ? MOBAI_SM90_BWD_LATER : 0);
-        c.first += a;
-        c.n = b - a;
-    }
-    const uint32_t tiles = (uint32_t)((c.n + p.row_tile - 1) / p.row_tile);
-    const uint32_t pieces = tiles > limit + limit / 2 ? (tiles + limit / 2) / limit : 1;
-    c.per = (tiles + pieces - 1) / pieces;
-    c.n_pieces = tiles ? (tiles + c.per - 1) / c.per : 0;
-    return c;
-}
 
 /** Row tiles of a piece at most, but for lists that are not worth cutting. launch_bwd.c bounds the number of parts. */
 static __device__ uint32_t piece_limit(const mobai_sm90_params &p) {
@@ -58,74 +32,114 @@ static __device__ uint32_t piece_limit(const mobai_sm90_params &p) {
     return max(MOBAI_SM90_BWD_MIN_TILES, (uint32_t)ceilf(tiles / (MOBAI_SM90_BWD_SHARES * (float)p.n_workers)));
 }
 
-/* Pieces are ordered by the query rows they begin with, in steps whose Q and dO stay in the L2 cache, then long ones
-   first. Places within a bucket are taken as they come: the order of work changes no result. */
-extern "C" __global__ void __launch_bounds__(1024) attend_bwd_items(const __grid_constant__ mobai_sm90_params p) {
-    constexpr int CLASSES = MOBAI_SM90_BWD_CLASSES, BUCKETS = CLASSES * MOBAI_SM90_ITEM_STEPS;
-    __shared__ int place[BUCKETS];
-    const int slice_g = (int)blockIdx.x, g = p.kv_head_begin + slice_g;
+/** A key tile's first key, counted from its sequence's, and its number of keys. */
+struct key_tile_of {
+    int key, n_keys;
+    __device__ __forceinline__ key_tile_of(const mobai_sm90_params &p, const sequence &s, int slot, int key_tile) {
+        key = (slot - s.first_slot) * p.block_size + key_tile * 128;
+        n_keys = max(0, min(min(p.block_size - key_tile * 128, 128), s.n_k - key));
+    }
+};
+
+/** Query row t sees the keys 0 .. t + pos_shift of a tile that begins with `key`. */
+static __device__ __forceinline__ int pos_shift_of(const mobai_sm90_params &p, const sequence &s, int key) {
+    return p.causal ? s.n_k - s.n_q - s.q_begin - key : 0x7fffffff - p.total_q;
+}
+
+/* A thread a slot: the searches are chains of loads, so many of them should be under way at once. */
+extern "C" __global__ void __launch_bounds__(128) attend_bwd_cut(const __grid_constant__ mobai_sm90_params p) {
+    const int slice_g = (int)blockIdx.y, g = p.kv_head_begin + slice_g, slot = (int)(blockIdx.x * 128 + threadIdx.x);
     const int64_t *offsets = (const int64_t *)p.index_offsets + (int64_t)g * (p.n_slots + 1);
     const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride;
-    mobai_sm90_bwd_item *items = bwd_items(p, slice_g);
-    mobai_sm90_bwd_list *lists = bwd_lists(p, slice_g);
-    int *scratch = (int *)p.scratch;
     const uint32_t limit = piece_limit(p);
+    if (slot >= p.n_slots) return;
+    mobai_sm90_bwd_list list = {};
+    list.first = offsets[slot];
+    int64_t n = p.query_end > p.query_begin ? offsets[slot + 1] - list.first : 0;
+    if (n > 0 && (p.query_begin > 0 || p.query_end < p.total_q)) {
+        const int64_t a = rows_below(rows + list.first, n, (int64_t)p.query_begin * p.group);
+        const int64_t b = a + rows_below(rows + list.first + a, n - a, (int64_t)p.query_end * p.group);
+        list.sums = (a > 0 ? MOBAI_SM90_BWD_EARLIER : 0) | (b < n ? MOBAI_SM90_BWD_LATER : 0);
+        list.first += a;
+        n = b - a;
+    }
+    list.n_rows = (uint32_t)n;
+    const uint32_t tiles = (uint32_t)((n + p.row_tile - 1) / p.row_tile);
+    const uint32_t pieces = tiles > limit + limit / 2 ? (tiles + limit / 2) / limit : 1;
+    list.per = (tiles + pieces - 1) / pieces;
+    list.n_pieces = tiles ? (int)((tiles + list.per - 1) / list.per) : 0;
+    const sequence s = sequence_of_slot(p, slot);
+    for (int key_tile = 0; key_tile < p.n_key_tiles; key_tile++) {
+        const key_tile_of keys(p, s, slot, key_tile);
+        list.first_part = list.n_pieces > 1 ? atomicAdd((int *)p.scratch + 1, list.n_pieces) : -1;
+        list.n_masked = 0;
+        if (keys.n_keys < (p.block_size == 64 ? 64 : 128))
+            list.n_masked = (uint32_t)n;
+        else if (p.causal)
+            list.n_masked = (uint32_t)rows_below(rows + list.first, n,
+                                                 ((int64_t)keys.n_keys - 1 - pos_shift_of(p, s, keys.key)) * p.group);
+        bwd_lists(p, slice_g)[slot * p.n_key_tiles + key_tile] = list;
+    }
+}
+
+/* Pieces are ordered by the query rows they begin with, in steps whose Q and dO stay in the L2 cache, then long ones
+   first; long lists, which pass through many steps anyway, by length before step, or the last to begin are the last to
+   end. Places within a bucket are taken as they come: the order of work changes no result. */
+extern "C" __global__ void __launch_bounds__(1024) attend_bwd_items(const __grid_constant__ mobai_sm90_params p) {
+    constexpr int CLASSES = MOBAI_SM90_BWD_CLASSES, BUCKETS = CLASSES * MOBAI_SM90_ITEM_STEPS;
+    static_assert(BUCKETS <= 1024, "a thread a bucket");
+    __shared__ uint32_t place[BUCKETS];
+    const int slice_g = (int)blockIdx.x, g = p.kv_head_begin + slice_g, n_lists = p.n_slots * p.n_key_tiles;
+    const int64_t n_picks = ((const int64_t *)p.index_offsets)[(int64_t)g * (p.n_slots + 1) + p.n_slots];
+    const uint32_t *rows = (const uint32_t *)p.index_rows + g * p.index_row_stride;
+    mobai_sm90_bwd_item *items = bwd_items(p, slice_g);
+    const mobai_sm90_bwd_list *lists = bwd_lists(p, slice_g);
     const int64_t most = (int64_t)(p.query_end - p.query_begin) * p.group * p.top_k;
     const uint32_t average =
-        (uint32_t)max((int64_t)1, (min(offsets[p.n_slots], most) / p.row_tile + p.n_slots) / max(p.n_slots, 1));
+        (uint32_t)max((int64_t)1, (min(n_picks, most) / p.row_tile + p.n_slots) / max(p.n_slots, 1));
     if (threadIdx.x < BUCKETS) place[threadIdx.x] = 0;
     __syncthreads();
-    auto bucket = [&](const cut &c, uint32_t i) {
-        const int64_t from = (int64_t)i * c.per * p.row_tile;
-        const int step = p.item_step_rows ? (int)(__ldg(rows + c.first + from) / p.item_step_rows) : 0;
-        const int length = c.per >= 2 * average ? 0 : c.per >= average ? 1 : 2;
-        return CLASSES * min(step, MOBAI_SM90_ITEM_STEPS - 1) + length;
+    auto bucket = [&](const mobai_sm90_bwd_list &list, int i) {
+        const int64_t from = (int64_t)i * list.per * p.row_tile;
+        const int step = p.item_step_rows ? (int)(__ldg(rows + list.first + from) / p.item_step_rows) : 0;
+        const int quarters = (int)min(4 * list.per / average, 8u);
+        const int length = quarters == 8 ? 0 : quarters >= 6 ? 1 : 7 - quarters;
+        const int s = min(step, MOBAI_SM90_ITEM_STEPS - 1);
+        return average >= MOBAI_SM90_BWD_LONG_TILES ? length * MOBAI_SM90_ITEM_STEPS + s : s * CLASSES + length;
     };
 
-    for (int slot = (int)threadIdx.x; slot < p.n_slots; slot += (int)blockDim.x) {
-        const cut c = cut_list(p, offsets, rows, slot, limit);
-        for (uint32_t i = 0; i < c.n_pieces; i++)
-            atomicAdd(place + bucket(c, i), p.n_key_tiles);
+    for (int x = (int)threadIdx.x; x < n_lists; x += (int)blockDim.x) {
+        const mobai_sm90_bwd_list list = lists[x];
+        for (int i = 0; i < list.n_pieces; i++)
+            atomicAdd(place + bucket(list, i), 1u);
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-        int sum = 0;
-        for (int i = 0; i < BUCKETS; i++) {
-            int n = place[i];
-            place[i] = sum;
-            sum += n;
-        }
-        scratch[4 + slice_g] = sum;
-    }
+    const uint32_t n = threadIdx.x < BUCKETS ? place[threadIdx.x] : 0;
+    uint32_t n_items;
+    const uint32_t before = scan_1024(n, &n_items);
+    if (threadIdx.x < BUCKETS) place[threadIdx.x] = before;
+    if (threadIdx.x == 0) ((int *)p.scratch)[4 + slice_g] = (int)n_items;
     __syncthreads();
-    for (int slot = (int)threadIdx.x; slot < p.n_slots; slot += (int)blockDim.x) {
-        const cut c = cut_list(p, offsets, rows, slot, limit);
+    for (int x = (int)threadIdx.x; x < n_lists; x += (int)blockDim.x) {
+        const mobai_sm90_bwd_list list = lists[x];
+        if (list.n_pieces == 0) continue;
+        const int slot = x / p.n_key_tiles, key_tile = x - slot * p.n_key_tiles;
         const sequence s = sequence_of_slot(p, slot);
-        for (int key_tile = 0; key_tile < p.n_key_tiles; key_tile++) {
-            const int key = (slot - s.first_slot) * p.block_size + key_tile * 128;
-            mobai_sm90_bwd_item item = {};
-            item.key_row = s.k_begin + key;
-            item.n_keys = max(0, min(min(p.block_size - key_tile * 128, 128), s.n_k - key));
-            item.sequence = s.index;
-            item.pos_shift = p.causal ? s.n_k - s.n_q - s.q_begin - key : 0x7fffffff - p.total_q;
-            item.key_tile = key_tile;
-            item.sums = c.sums;
-            mobai_sm90_bwd_list list = {c.sums, -1, (int)c.n_pieces};
-            if (c.n_pieces > 1) list.first_part = atomicAdd(scratch + 1, (int)c.n_pieces);
-            lists[slot * p.n_key_tiles + key_tile] = list;
-            int64_t masked = 0;
-            if (item.n_keys < (p.block_size == 64 ? 64 : 128))
-                masked = c.n;
-            else if (p.causal)
-                masked = rows_below(rows + c.first, c.n, ((int64_t)item.n_keys - 1 - item.pos_shift) * p.group);
-            for (uint32_t i = 0; i < c.n_pieces; i++) {
-                const int64_t from = (int64_t)i * c.per * p.row_tile;
-                item.first = c.first + from;
-                item.n_rows = (uint32_t)min(c.n - from, (int64_t)c.per * p.row_tile);
-                item.n_masked = (uint32_t)max((int64_t)0, min(masked - from, (int64_t)item.n_rows));
-                item.part = c.n_pieces > 1 ? list.first_part + (int)i : -1;
-                items[atomicAdd(place + bucket(c, i), 1)] = item;
-            }
+        const key_tile_of keys(p, s, slot, key_tile);
+        mobai_sm90_bwd_item item = {};
+        item.key_row = s.k_begin + keys.key;
+        item.n_keys = keys.n_keys;
+        item.sequence = s.index;
+        item.pos_shift = pos_shift_of(p, s, keys.key);
+        item.key_tile = key_tile;
+        item.sums = list.sums;
+        for (int i = 0; i < list.n_pieces; i++) {
+            const uint32_t from = (uint32_t)i * list.per * (uint32_t)p.row_tile;
+            item.first = list.first + from;
+            item.n_rows = min(list.n_rows - from, list.per * (uint32_t)p.row_tile);
+            item.n_masked = list.n_masked > from ? min(list.n_masked - from, item.n_rows) : 0;
+            item.part = list.n_pieces > 1 ? list.first_part + i : -1;
+            items[atomicAdd(place + bucket(list, i), 1u)] = item;
         }
     }
 }
@@ -162,8 +176,8 @@ template <int BF16, int VEC> static __device__ __forceinline__ void finish(const
     const int slice_g = (int)blockIdx.y, g = p.kv_head_begin + slice_g, chunks = p.head_dim / 8;
     const int keys = p.block_size == 64 ? 64 : 128;
     const sequence s = sequence_of_slot(p, slot);
-    const int key = (slot - s.first_slot) * p.block_size + key_tile * 128;
-    const int n_keys = min(min(p.block_size - key_tile * 128, 128), s.n_k - key);
+    const key_tile_of tile(p, s, slot, key_tile);
+    const int key = tile.key, n_keys = tile.n_keys;
     const mobai_sm90_bwd_list list = bwd_lists(p, slice_g)[slot * p.n_key_tiles + key_tile];
     const float *parts = (const float *)p.parts + (int64_t)list.first_part * 2 * keys * p.head_dim;
     if (list.n_pieces > 1 || (list.n_pieces == 0 && list.sums == 0))
@@ -172,6 +186,7 @@ template <int BF16, int VEC> static __device__ __forceinline__ void finish(const
             const int k = e / chunks, column = (e - k * chunks) * 8;
             float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
             const float4 *from = (const float4 *)(parts + ((int64_t)is_dv * keys + k) * p.head_dim + column);
+#pragma unroll 4 /* lists have few pieces: let their loads run at once */
             for (int x = 0; x < list.n_pieces; x++) {
                 const float4 a = from[0], b = from[1];
                 from += (int64_t)keys * p.head_dim / 2;
@@ -191,7 +206,7 @@ template <int BF16, int VEC> static __device__ __forceinline__ void finish(const
                 store_eight<BF16, VEC>(p, !is_dv, s.index, g, s.k_begin + key + k, column, sum);
             }
         }
-    if (!p.cu_k) return;
+    if (!p.cu_k || p.query_begin > 0) return;
     /* the slots' ranges of block_size storage rows cover all; rows of no sequence become zeros */
     const int rows = min(p.block_size - key_tile * 128, 128), from = slot * p.block_size + key_tile * 128;
     for (int i = (int)threadIdx.x; i < rows * chunks; i += (int)blockDim.x) {
@@ -214,10 +229,10 @@ template <int BF16, int VEC> static __device__ __forceinline__ void finish(const
 }
 
 #define FINISH(NAME, BF16)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ mobai_sm90_params p) {              \
+    extern "C" __global__ void __launch_bounds__(512) NAME(const __grid_constant__ mobai_sm90_params p) {              \
         finish<BF16, 1>(p);                                                                                            \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256) NAME##_strided(const __grid_constant__ mobai_sm90_params p) {    \
+    extern "C" __global__ void __launch_bounds__(512) NAME##_strided(const __grid_constant__ mobai_sm90_params p) {    \
         finish<BF16, 0>(p);                                                                                            \
     }
 FINISH(attend_bwd_finish_f16, 0)

@@ -116,16 +116,22 @@ typedef struct mobai_sm90_bwd_item {
 #define MOBAI_SM90_BWD_EARLIER 1
 #define MOBAI_SM90_BWD_LATER 2
 
-/** How the list of one key tile was cut. */
+/** The list of one key tile within the slice, and how it is cut: pieces of `per` row tiles, the last one shorter. */
 typedef struct mobai_sm90_bwd_list {
-    int32_t sums, first_part, n_pieces;
+    int64_t first; /* position of its first row in the kv head's index */
+    uint32_t n_rows, n_masked;
+    uint32_t per;
+    int32_t n_pieces;
+    int32_t first_part; /* of several pieces */
+    int32_t sums;       /* MOBAI_SM90_BWD_EARLIER, _LATER */
 } mobai_sm90_bwd_list;
 
 /** Lists are cut into pieces of about total / (SHARES * work-groups) row tiles; those up to 1.5 times as long stay
  * whole. */
-#define MOBAI_SM90_BWD_SHARES 2.5f
+#define MOBAI_SM90_BWD_SHARES 3.0f
 #define MOBAI_SM90_BWD_MIN_TILES 8
-#define MOBAI_SM90_BWD_CLASSES 3 /* of pieces by length, long ones first */
+#define MOBAI_SM90_BWD_CLASSES 8     /* of pieces by length, long ones first */
+#define MOBAI_SM90_BWD_LONG_TILES 32 /* average length from which lists are long */
 
 /** Attend_bwd scratch: work counter and part counter (16 bytes), n_items [kv heads], items [kv heads][n_item_capacity],
  *  lists [kv heads][n_slots][n_key_tiles], parts. */
