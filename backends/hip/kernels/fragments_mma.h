@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fragments.h over mma.sync (compute capability 8.0 and later), for attend_matrix.kern.
+ * fragments.h over mma.sync (compute capability 8.0 and later), for attend_matrix.kern and gate_matrix.kern.
  *
  * c[16][16] += a b is made as its transpose by two m16n8k16 products: b's columns are their rows, a's rows their
  * columns. A lane, the t-th of its quad, n = lane / 4, then holds of c the columns n and n + 8 and of each the rows 2
  * t, 2 t + 1, 2 t + 8 and 2 t + 9 (PTX ISA, "Matrix Fragments for mma.m16n8k16"); of a and b it holds rows (columns) n
  * and n + 8, two words each: inner indices 2 t, 2 t + 1, and 2 t + 8, 2 t + 9.
+ * The same mapping stands in CuTe's MMA_Traits of SM80_16x8x16_F32F16F16F32_TN.
  *
  * Keys and values of up to SPAN keys stay in shared memory for all row tiles of a list; each wave has its queries
  * beside them, which come while the tile before is at work. Lines are of DT values; the 16-byte pieces of line r are
