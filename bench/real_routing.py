@@ -46,7 +46,8 @@ def measure(q, k, v, block, top, device="cuda", batch=BATCH):
     q, k, v, o = (x.detach() for x in (q, k, v, o))
     error, _, lse_error, regret = verify(q, k, v, o, lse, selection, block, top)
     right = error <= TOLERANCE["fwd"]["bf16"] and lse_error < 1e-2 and regret <= 1e-3
-    right = right and verify_gradients(q, k, v, dout, selection, *gradients, block, top)[0] <= TOLERANCE["bwd"]["bf16"]
+    error = verify_gradients(q, k, v, dout, selection, *gradients, block, top, o)[0]  # trained scores may be large
+    right = right and error <= TOLERANCE["bwd"]["bf16"]
     return forward, backward, largest_list(selection, batch, math.ceil(q.shape[1] / block)), right
 
 

@@ -52,6 +52,20 @@ def test_a_wrong_lse_is_not(run, wrong):
     assert peers.verify(*run[:6], BLOCK, TOP)[2] > 1e-2
 
 
+def test_large_scores_are_judged_beside_a_plain_implementation():
+    q, k, v = (x.bfloat16().requires_grad_() for x in (8 * torch.randn(2, 1, 150, 2, 32)[0], *torch.randn(2, 1, 150, 2, 32) * 8))
+    o, _, selection = mt.moba_attention(q, k, v, block_size=BLOCK, top_k=TOP, return_routing=True)
+    dout = torch.randn_like(o)
+    gradients = [x.clone() for x in torch.autograd.grad(o, (q, k, v), dout)]
+    q, k, v, o = (x.detach() for x in (q, k, v, o))
+    error = lambda way: peers.verify_gradients(q, k, v, dout, selection, *gradients, BLOCK, TOP, way)[0]  # noqa: E731
+    assert error(None) > peers.TOLERANCE["bwd"]["bf16"] >= error(o)
+    for x in gradients:
+        x.mul_(1.5)
+        assert error(o) > peers.TOLERANCE["bwd"]["bf16"]
+        x.div_(1.5)
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_dense_peers_are_verified(kv_heads):
     q, k, v = (torch.randn(2, h, 70, 16).requires_grad_() for h in (2, kv_heads, kv_heads))
