@@ -21,6 +21,7 @@ typedef unsigned int u32;
 #define EXP2(x) exp2f(x)
 #define LOG2(x) log2f(x)
 #define FMA(a, b, c) fmaf(a, b, c)
+#define STEPS 8
 #define LOAD4(to, j, b, i)                                                                    \
     {                                                                                         \
         float4 four_ = (b)[(i) >> 2];                                                         \

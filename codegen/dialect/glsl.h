@@ -26,6 +26,7 @@
 #define EXP2(x) exp2(x)
 #define LOG2(x) log2(x)
 #define FMA(a, b, c) fma(a, b, c)
+#define STEPS 2
 #define LOAD4(to, j, b, i)                                                                    \
     {                                                                                         \
         vec4 four_ = (b)[(i) >> 2];                                                         \

@@ -25,6 +25,7 @@ typedef unsigned int u32;
 #define LOG2(x) __builtin_log2f(x)
 #define FMA(a, b, c) __builtin_fmaf(a, b, c)
 typedef float f32x4 __attribute__((ext_vector_type(4)));
+#define STEPS 8
 #define LOAD4(to, j, b, i)                                                                    \
     {                                                                                         \
         f32x4 four_ = (b)[(i) >> 2];                                                         \

@@ -27,6 +27,7 @@ typedef uint u32;
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
+#define STEPS 8
 #define LOAD4(to, j, b, i)                                                                    \
     {                                                                                         \
         float4 four_ = (b)[(i) >> 2];                                                         \
