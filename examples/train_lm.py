@@ -54,7 +54,7 @@ class Setting:
     attempts: int = 3  # at a warm-up: weights that did not find recall in those steps are given up for others
     recall_needed: float = 0.9  # after the warm-up, on held-out text; below it a seed is not compared
     warm_steps: int = 250  # of the warm-up, on text and recall and keys_read bytes, where routing would select every block
-    steps: int = 800
+    steps: int = 280
     lr: float = 2e-3
     seeds: tuple = (0,)
     budget: float = 0.0  # seconds for all seeds, measurements included; 0: `steps` as given
