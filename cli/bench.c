@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 
 #include "cli/bench_device.h"
 #include "cli/bench_problems.h"
@@ -37,7 +38,9 @@ typedef struct bench_state {
     bool quiet;                      /* no line for a verified measurement */
     const mobai_device_rates *rates; /* of the present device; NULL: not asked for */
     int64_t n_verified, n_failed, n_refused;
-    int exit_code; /* the first that is not 0 */
+    int exit_code;   /* the first that is not 0 */
+    json_t *kernels; /* of `--check all`: the names of all that ran, as keys; else NULL */
+    json_t *faults;  /* of `--check all`: what failed, an array of text; else NULL */
 } bench_state;
 
 static int keep_exit(bench_state *state, int exit_code) {
@@ -132,6 +135,24 @@ static void report_fault(bench_state *state, const char *problem, const char *ba
     fputc('\n', stderr);
 }
 
+/** Notes for the report of `--check all` which kernels ran and what failed; false without memory. */
+static bool keep_for_report(bench_state *state, const moba_plan *plan, const char *problem, const char *backend,
+                            mobai_pass pass, const mobai_verdict *verdict) {
+    json_t *names = kernel_names(plan, pass);
+    bool good = names != NULL;
+    const char *stage;
+    json_t *name;
+    json_object_foreach(names, stage, name) {
+        good = good && json_object_set_new(state->kernels, json_string_value(name), json_true()) == 0;
+    }
+    json_decref(names);
+    if (good && !verdict->verified) {
+        good = json_array_append_new(state->faults, json_sprintf("%s, %s on %s: %s", problem, mobai_pass_name(pass),
+                                                                 backend, verdict->fault.text)) == 0;
+    }
+    return good;
+}
+
 /* --------------------------------------------------------------------------------------------- measuring -- */
 
 /** Times, reads back, verifies and reports one pass. *verified tells whether its outputs may be built upon. */
@@ -164,6 +185,9 @@ static int measure(bench_state *state, const mobai_reference *reference, mobai_b
         exit_code = print_line(state, reference, device, outputs, problem, pass, &timing, &verdict);
     }
     if (!verdict.verified) report_fault(state, problem, backend, pass, &verdict);
+    if (state->kernels != NULL && !keep_for_report(state, device->plan, problem, backend, pass, &verdict)) {
+        return mobai_cli_error(MOBAI_EXIT_FAILED, "no memory for the report");
+    }
     return exit_code;
 }
 
@@ -322,30 +346,56 @@ static int bench_problem(bench_state *state, const bench_contexts *contexts, con
     return exit_code;
 }
 
-/** The built-in list in every type, then one line. */
+/** A block that says what was checked and where, to be reported as it stands. */
+static void print_report(const bench_state *state, const bench_contexts *contexts, size_t n_problems) {
+    enum { WIDTH = 100 };
+    struct utsname system;
+    printf("---- moba selftest ----\nlibmoba       %s", moba_version());
+    if (uname(&system) == 0) printf(", %s %s %s", system.sysname, system.release, system.machine);
+    for (size_t i = 0; i < contexts->n; i++) {
+        moba_device_description device = MOBA_DEVICE_DESCRIPTION_INIT;
+        printf("\nbackend       %s", moba_context_backend(contexts->at[i]));
+        if (moba_context_device(contexts->at[i], &device) != MOBA_OK) continue;
+        printf("\ndevice        %s, %.1f GiB\ndriver        %s\ncapabilities  %s", device.name,
+               (double)device.memory_bytes / (1024.0 * 1024.0 * 1024.0), device.driver,
+               device.capabilities[0] ? device.capabilities : "none");
+    }
+    printf("\nkernels      ");
+    int column = 13;
+    const char *name;
+    json_t *ignored;
+    json_object_foreach(state->kernels, name, ignored) {
+        if (column + (int)strlen(name) >= WIDTH) column = printf("\n             ") - 1;
+        column += printf(" %s", name);
+    }
+    size_t i;
+    json_t *fault;
+    json_array_foreach(state->faults, i, fault) printf("\nfailed        %s", json_string_value(fault));
+    printf("\nresult        %zu problems, %" PRId64 " passes verified, %" PRId64 " failed, %" PRId64
+           " refused because deterministic gradients cannot be had\n---- end ----\n",
+           n_problems, state->n_verified, state->n_failed, state->n_refused);
+}
+
+/** The built-in list in every type, then the report. */
 static int check_all(bench_state *state, const bench_contexts *contexts) {
     static const char *const types[] = {"f32", "f16", "bf16"};
     int exit_code = MOBAI_EXIT_OK;
     const size_t n = mobai_n_check_problems;
-    for (size_t i = 0; i < 3 * n; i++) {
+    state->kernels = json_object();
+    state->faults = json_array();
+    if (state->kernels == NULL || state->faults == NULL)
+        exit_code = mobai_cli_error(MOBAI_EXIT_FAILED, "no memory for the report");
+    for (size_t i = 0; exit_code != MOBAI_EXIT_FAILED && i < 3 * n; i++) {
         char text[192];
         snprintf(text, sizeof text, "%s,%s%s", mobai_check_problems[i % n].shape, types[i / n],
                  mobai_check_problems[i % n].options);
         const int one = bench_problem(state, contexts, text);
-        if (one == MOBAI_EXIT_FAILED) return one;
-        if (exit_code == MOBAI_EXIT_OK) exit_code = one;
+        if (exit_code == MOBAI_EXIT_OK || one == MOBAI_EXIT_FAILED) exit_code = one;
     }
     mobai_progress_clear();
-    for (size_t i = 0; i < contexts->n; i++) {
-        moba_device_description device = MOBA_DEVICE_DESCRIPTION_INIT;
-        if (moba_context_device(contexts->at[i], &device) == MOBA_OK) {
-            printf("%s%s (%s; %s; libmoba %s)", i == 0 ? "" : ", ", moba_context_backend(contexts->at[i]), device.name,
-                   device.driver, moba_version());
-        }
-    }
-    printf(": %zu problems, %" PRId64 " passes verified, %" PRId64 " failed, %" PRId64
-           " refused because deterministic gradients cannot be had\n",
-           3 * n, state->n_verified, state->n_failed, state->n_refused);
+    if (exit_code != MOBAI_EXIT_FAILED) print_report(state, contexts, 3 * n);
+    json_decref(state->kernels);
+    json_decref(state->faults);
     return exit_code;
 }
 
