@@ -2,6 +2,8 @@
  *
  * What each generated variant refuses, and what it is predicted to cost.
  */
+#include <math.h>
+
 #include "codegen/host/simt.h"
 
 const char *mobai_simt_reject(const mobai_simt_program *program, const moba_problem *p, const mobai_caps *c,
@@ -68,9 +70,12 @@ double mobai_simt_cost_centroid(const mobai_shape *s) {
 double mobai_simt_cost_gate(const mobai_shape *s) {
     const moba_problem *p = s->problem;
     if (gate_picks(p) <= 0) return 3.0 + bytes_us(s->caps, 4.0 * picks(p));
-    double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
-    double lists = 2e4 * (double)p->max_total_q * p->n_q_heads;
-    return 3.0 + flops_us(s->caps, (2.0 * q_elements(p) * blocks + lists) * (gate_picks(p) <= 31 ? 1.0 : 4.0));
+    const double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
+    const double n = gate_picks(p), rows = (double)p->max_total_q * p->n_q_heads;
+    /* Blocks in random order that are among the best so far; each is put into a list of n. */
+    const double entries = blocks <= n ? blocks : n * (1.0 + log(blocks / n));
+    const double products = 2.0 * q_elements(p) * blocks * (n <= 31 ? 1.0 : 4.0);
+    return 3.0 + flops_us(s->caps, products + 141.0 * entries * n * rows);
 }
 double mobai_simt_cost_index(const mobai_shape *s) { return 15.0 + bytes_us(s->caps, 256.0 * picks(s->problem)); }
 double mobai_simt_cost_attend(const mobai_shape *s) {

@@ -122,6 +122,11 @@ static void expect_gates(void) {
     expect_of("gate", a100, "", &p, "gate_bf16__simt_m16n64", "m64n32_k32: rejected, its lists hold 32 picks");
     p.top_k = 70000;
     expect_of("gate", a100, "", &p, "gate_bf16__simt_m64n64", "m64n32_k32: rejected, top_k is above 65535");
+    p = problem(MOBA_BF16, 128); /* long lists of many blocks: costlier still without matrix cores */
+    p.max_total_q = p.max_total_k = 65536;
+    p.block_size = 64;
+    p.top_k = 32;
+    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m64n32_k32", "gate_bf16__simt_m64n64: not cheapest");
     p = problem(MOBA_F16, 65);
     expect_of("gate", a100, "", &p, "gate_f16_d128__sm80_mma_m128n32_k8",
               "gate_f16_d64__sm80_mma_m128n32_k8: rejected, head_dim is larger");
