@@ -133,80 +133,31 @@ static const cuda_code index_any = {CUDA_MODULE_INDEX, 0, 0, cuda_launch_index};
 /* moba_held of backends/hip/kernels/fragments_mma.h: keys and values of 128 keys, 64 queries. */
 #define MATRIX_BYTES(d) ((2u * 128 + 64) * (d)*2)
 
-static const char *reject_matrix(const moba_problem *p, const mobai_caps *caps, int32_t tile) {
-    if (p->head_dim > tile) return "head_dim is larger than the tile";
-    if (tile > 64 && p->head_dim <= tile / 2) return "head_dim fits a smaller tile";
+static const char *matrix_reject_attend(const moba_problem *p, const mobai_caps *caps, int32_t dim_tile) {
+    const char *why = mobai_driver_matrix_reject_dim(p, dim_tile);
+    if (why) return why;
     /* with the kernel's arrays and what the driver takes */
-    if (caps->local_memory_bytes < MATRIX_BYTES((size_t)tile) + 8192) return "the device's shared memory is too small";
+    if (caps->local_memory_bytes < MATRIX_BYTES((size_t)dim_tile) + 8192)
+        return "the device's shared memory is too small";
     return NULL;
 }
-static const char *reject_matrix_d64(const moba_problem *p, const mobai_caps *caps) {
-    return reject_matrix(p, caps, 64);
-}
-static const char *reject_matrix_d128(const moba_problem *p, const mobai_caps *caps) {
-    return reject_matrix(p, caps, 128);
+static const char *matrix_reject_gate(const moba_problem *p, const mobai_caps *caps, int32_t dim_tile, int32_t list) {
+    const char *(*const reject_wgmma)(const moba_problem *, const mobai_caps *) =
+        dim_tile == 64 ? reject_d64 : reject_d128;
+    if (caps->set & MOBAI_CAP_WGMMA && !reject_wgmma(p, caps)) return "the gate over wgmma serves it and is faster";
+    return mobai_driver_matrix_reject_gate(p, dim_tile, list);
 }
 
 /** Keys are taken 64 at a time. Partials are float32. Products at 0.155 of an H100's rate, which wgmma makes; what
  *  share of its own rate another device reaches was not measured. */
-static double attend_matrix_cost(const mobai_shape *s) {
+static double matrix_cost_attend(const mobai_shape *s) {
     const double keys = 64.0 * ((s->problem->block_size + 63) / 64), d = s->problem->head_dim;
     const double products = matrix_us(s, 4.0 * picks_of(s) * keys * d) / 0.155;
     const double traffic = copy_us(s, picks_of(s) * 6.0 * d);
     return 3.0 * LAUNCH_US + (products > traffic ? products : traffic);
 }
 
-#define MATRIX(type, d)                                                                                                \
-    static const mobai_driver_matrix attend_matrix_##type##_d##d = {                                                   \
-        "moba_attend_matrix_" #type "_d" #d, MATRIX_BYTES(d), &mobai_program_attend_##type##_d##d##__simt_m64n64};
-MATRIX(f16, 64)
-MATRIX(f16, 128)
-MATRIX(bf16, 64)
-MATRIX(bf16, 128)
-
-#define MATRIX_ROW(type, DTYPE, d)                                                                                     \
-    {                                                                                                                  \
-        .name = "attend_" #type "_d" #d "__sm80_mma_m64n128", .stage = MOBAI_STAGE_ATTEND, .dtypes = DTYPE,            \
-        .needs = MOBAI_CAP_MMA, .flow = MOBAI_FLOW_PARTIALS_F32, .tile_m = 64, .tile_n = 128,                          \
-        .reject = reject_matrix_d##d, .cost = attend_matrix_cost, .scratch_bytes = mobai_simt_scratch_schedule,        \
-        .code = &attend_matrix_##type##_d##d                                                                           \
-    }
-
-#define REJECT_GATE(d, k)                                                                                              \
-    static const char *reject_gate_d##d##_k##k(const moba_problem *p, const mobai_caps *caps) {                        \
-        if (caps->set & MOBAI_CAP_WGMMA && !reject_d##d(p, caps))                                                      \
-            return "the gate over wgmma serves it and is faster";                                                      \
-        return mobai_driver_matrix_reject_gate(p, d, k);                                                               \
-    }
-REJECT_GATE(64, 8)
-REJECT_GATE(128, 8)
-REJECT_GATE(64, 16)
-REJECT_GATE(128, 16)
-REJECT_GATE(64, 32)
-REJECT_GATE(128, 32)
-#define MATRIX_GATE(type, d, k)                                                                                        \
-    static const mobai_driver_matrix gate_matrix_##type##_d##d##_k##k = {"moba_gate_matrix_" #type "_d" #d "_k" #k, 0, \
-                                                                         &mobai_program_gate_##type##__simt_m64n64};
-MATRIX_GATE(f16, 64, 8)
-MATRIX_GATE(f16, 128, 8)
-MATRIX_GATE(bf16, 64, 8)
-MATRIX_GATE(bf16, 128, 8)
-MATRIX_GATE(f16, 64, 16)
-MATRIX_GATE(f16, 128, 16)
-MATRIX_GATE(bf16, 64, 16)
-MATRIX_GATE(bf16, 128, 16)
-MATRIX_GATE(f16, 64, 32)
-MATRIX_GATE(f16, 128, 32)
-MATRIX_GATE(bf16, 64, 32)
-MATRIX_GATE(bf16, 128, 32)
-#define MATRIX_GATE_ROW(type, DTYPE, d, m, k)                                                                          \
-    {                                                                                                                  \
-        .name = "gate_" #type "_d" #d "__sm80_mma_m" #m "n32_k" #k, .stage = MOBAI_STAGE_GATE, .dtypes = DTYPE,        \
-        .needs = MOBAI_CAP_MMA, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = m, .tile_n = 32,                                \
-        .reject = reject_gate_d##d##_k##k, .cost = mobai_driver_matrix_cost_gate,                                      \
-        .code = &gate_matrix_##type##_d##d##_k##k                                                                      \
-    }
-#define MATRIX_GATE_ROWS(d, m, k) MATRIX_GATE_ROW(bf16, BF16, d, m, k), MATRIX_GATE_ROW(f16, F16, d, m, k)
+#include "backends/driver/matrix_rows.h"
 
 const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
     ROWS(centroid, MOBAI_STAGE_CENTROID, "rows", 0, 0, NULL, NULL),
@@ -225,16 +176,7 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
     ROWS(delta, MOBAI_STAGE_DELTA, "rows", 0, 0, NULL, NULL),
     ROWS(attend_bwd, MOBAI_STAGE_ATTEND_BWD, "wgmma_m64n128", 64, 128, cuda_attend_bwd_scratch, bwd_partial_bytes),
     ROWS(dq_sum, MOBAI_STAGE_DQ_SUM, "rows", 0, 0, NULL, bwd_partial_bytes),
-    MATRIX_ROW(bf16, BF16, 128),
-    MATRIX_ROW(f16, F16, 128),
-    MATRIX_ROW(bf16, BF16, 64),
-    MATRIX_ROW(f16, F16, 64),
-    MATRIX_GATE_ROWS(128, 128, 8),
-    MATRIX_GATE_ROWS(64, 128, 8),
-    MATRIX_GATE_ROWS(128, 64, 16),
-    MATRIX_GATE_ROWS(64, 64, 16),
-    MATRIX_GATE_ROWS(128, 64, 32),
-    MATRIX_GATE_ROWS(64, 64, 32),
+    MATRIX_ROWS("sm80_mma", 128, MOBAI_CAP_MMA),
 #include "simt_rows.inc"
 };
 

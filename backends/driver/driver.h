@@ -153,6 +153,8 @@ extern const size_t mobai_n_matrix_instances;
 moba_status mobai_driver_matrix_load(mobai_device *device, const mobai_driver_matrix *kernel);
 moba_status mobai_driver_matrix_launch(mobai_device *device, void *stream, const mobai_driver_matrix *kernel,
                                        const mobai_stage_args *args);
+/** Why kernels on matrix cores with tiles of so many dims cannot serve a problem; NULL: they can. */
+const char *mobai_driver_matrix_reject_dim(const moba_problem *p, int32_t dim_tile);
 /** Why gate_matrix with tiles of so many dims and lists of so many picks cannot serve a problem; NULL: it can. */
 const char *mobai_driver_matrix_reject_gate(const moba_problem *p, int32_t dim_tile, int32_t list);
 /** Products at a fifth of the matrix rate; a pick costs what the products of 8 blocks do, or, with long lists, of 64.

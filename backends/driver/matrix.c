@@ -56,14 +56,19 @@ moba_status mobai_driver_matrix_launch(mobai_device *device, void *stream, const
                                       &mobai_matrix_instances[number], kernel->shared_bytes, args);
 }
 
+const char *mobai_driver_matrix_reject_dim(const moba_problem *p, int32_t dim_tile) {
+    if (p->head_dim > dim_tile) return "head_dim is larger than the tile";
+    return dim_tile > 64 && p->head_dim <= dim_tile / 2 ? "head_dim fits a smaller tile" : NULL;
+}
+
 /* -------------------------------------------------------------------------------------------------- gate -- */
 
 /** Blocks the gate has to choose in a row. */
 static int32_t gate_picks(const moba_problem *p) { return p->top_k - p->n_sink_blocks - p->n_local_blocks; }
 
 const char *mobai_driver_matrix_reject_gate(const moba_problem *p, int32_t dim_tile, int32_t list) {
-    if (p->head_dim > dim_tile) return "head_dim is larger than the tile";
-    if (dim_tile > 64 && p->head_dim <= dim_tile / 2) return "head_dim fits a smaller tile";
+    const char *why = mobai_driver_matrix_reject_dim(p, dim_tile);
+    if (why) return why;
     if (p->top_k > UINT16_MAX) return "top_k is above 65535";
     if (list > 8 && gate_picks(p) <= list / 2) return "its picks fit shorter lists";
     if (gate_picks(p) <= list) return NULL;
