@@ -8,24 +8,6 @@
 #include "common.cuh"
 #include "wgmma.cuh"
 
-/** Number of entries of a list below `bound`. The entries ascend without repetition, which bounds the number; three of
- *  them are read at a time, for what counts is how many loads follow one another. */
-static __device__ __forceinline__ int64_t rows_below(const uint32_t *rows, int64_t n, int64_t bound) {
-    if (n == 0) return 0;
-    int64_t low = 0;
-    n = min(n, bound - (int64_t)__ldg(rows));
-    while (n > 0) {
-        const int64_t step = (n + 3) >> 2;
-        int below = 0;
-#pragma unroll
-        for (int i = 1; i <= 3; i++)
-            below += i * step <= n && (int64_t)__ldg(rows + low + i * step - 1) < bound;
-        low += below * step;
-        n = min(n - below * step, below == 3 ? n : step - 1);
-    }
-    return low;
-}
-
 static __device__ __forceinline__ mobai_sm90_bwd_item *bwd_items(const mobai_sm90_params &p, int slice_g) {
     return (mobai_sm90_bwd_item *)((char *)p.scratch + MOBAI_SM90_BWD_ITEMS_OFFSET) +
            (int64_t)slice_g * p.n_item_capacity;

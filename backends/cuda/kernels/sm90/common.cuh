@@ -112,6 +112,24 @@ __device__ __forceinline__ uint32_t query_of_row(const mobai_sm90_params &p, uin
     return p.group == 1 ? row : __umulhi(row, p.group_magic) >> p.group_shift;
 }
 
+/** Number of entries of a list below `bound`. The entries ascend without repetition, which bounds the number; three of
+ *  them are read at a time, for what counts is how many loads follow one another. */
+__device__ __forceinline__ int64_t rows_below(const uint32_t *rows, int64_t n, int64_t bound) {
+    if (n == 0) return 0;
+    int64_t low = 0;
+    n = min(n, bound - (int64_t)__ldg(rows));
+    while (n > 0) {
+        const int64_t step = (n + 3) >> 2;
+        int below = 0;
+#pragma unroll
+        for (int i = 1; i <= 3; i++)
+            below += i * step <= n && (int64_t)__ldg(rows + low + i * step - 1) < bound;
+        low += below * step;
+        n = min(n - below * step, below == 3 ? n : step - 1);
+    }
+    return low;
+}
+
 /* ----------------------------------------------------------------------------------------- 16-bit types -- */
 
 /** Two floats to one register, the first in the low half. */

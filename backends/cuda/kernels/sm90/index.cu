@@ -325,21 +325,6 @@ INDEX(32, 5)
 
 /* --------------------------------------------------------------------------------------------- work items -- */
 
-/** Number of entries of an ascending list below `bound`. */
-static __device__ __forceinline__ int64_t lower_bound(const uint32_t *rows, int64_t n, int64_t bound) {
-    int64_t low = 0;
-    while (n > 0) {
-        int64_t half = n >> 1;
-        if ((int64_t)__ldg(rows + low + half) < bound) {
-            low += half + 1;
-            n -= half + 1;
-        } else {
-            n = half;
-        }
-    }
-    return low;
-}
-
 /** Cuts every slot's list to the steps of the query ranges: list x of a kv head and range is step x % n_item_steps of
  * slot x / n_item_steps. */
 extern "C" __global__ void __launch_bounds__(128) index_cut(const __grid_constant__ mobai_sm90_params p) {
@@ -356,8 +341,8 @@ extern "C" __global__ void __launch_bounds__(128) index_cut(const __grid_constan
     int64_t begin = 0, end = n, masked = 0;
     if (n > 0) { /* most lists are all in one step */
         const int64_t row0 = __ldg(rows), row1 = __ldg(rows + n - 1);
-        if (row0 < row_begin) begin = row1 < row_begin ? n : lower_bound(rows, n, row_begin);
-        if (row1 >= row_end) end = row0 >= row_end ? 0 : lower_bound(rows, n, row_end);
+        if (row0 < row_begin) begin = row1 < row_begin ? n : rows_below(rows, n, row_begin);
+        if (row1 >= row_end) end = row0 >= row_end ? 0 : rows_below(rows, n, row_end);
         end = max(begin, end);
     }
 
@@ -372,7 +357,7 @@ extern "C" __global__ void __launch_bounds__(128) index_cut(const __grid_constan
         if (begin < own) {
             const int64_t all = bound - (int64_t)__ldg(rows);
             const bool are_all = all > 0 && all <= own && (int64_t)__ldg(rows + all - 1) == bound - 1;
-            masked = are_all ? all : lower_bound(rows, own, bound);
+            masked = are_all ? all : rows_below(rows, own, bound);
         }
     }
     const int64_t list = ((int64_t)blockIdx.z * p.range_kv_heads + blockIdx.y) * p.n_list_capacity + x;
