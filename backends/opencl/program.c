@@ -3,26 +3,18 @@
  * Builds the embedded OpenCL C of an instance, or takes its binary from MOBA_CACHE_DIR. A cached binary is named by a
  * hash of the text, the options, the device and its driver, so that a stale one is never asked for.
  */
-#define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "backends/opencl/opencl.h"
+#include "codegen/host/cache_file.h"
 #include "core/env.h"
 #include "core/status.h"
 
 static const char *build_options(const mobai_device *device) {
     return device->software ? "-cl-std=CL1.2 -DMOBA_NO_UNROLL" : "-cl-std=CL1.2";
-}
-
-/** FNV-1a, 64 bits. */
-static uint64_t hash(uint64_t h, const char *s) {
-    for (; *s; s++)
-        h = (h ^ (unsigned char)*s) * 0x100000001b3u;
-    return (h ^ 0xffu) * 0x100000001b3u;
 }
 
 /** Path of the instance's binary; false: no cache is wanted. */
@@ -31,37 +23,13 @@ static bool cache_path(const mobai_device *device, size_t instance, char *path, 
     if (!dir) return false;
     char version[128];
     mobai_cl_device_text(device->id, CL_DEVICE_VERSION, version, sizeof version);
-    uint64_t h = hash(0xcbf29ce484222325u, mobai_simt_opencl[instance]);
-    h = hash(hash(hash(hash(h, build_options(device)), device->name), device->driver), version);
+    const char *const key[] = {mobai_simt_opencl[instance], build_options(device), device->name, device->driver,
+                               version};
+    uint64_t h = MOBAI_HASH_BEGIN;
+    for (size_t i = 0; i < sizeof key / sizeof *key; i++)
+        h = mobai_hash_string(h, key[i]);
     int n = snprintf(path, capacity, "%s/opencl-%s-%016" PRIx64 ".bin", dir, mobai_simt_instances[instance].name, h);
     return n > 0 && (size_t)n < capacity;
-}
-
-static unsigned char *read_cached(const char *path, size_t *bytes) {
-    FILE *f = fopen(path, "rb");
-    if (!f) return NULL;
-    unsigned char *data = NULL;
-    long size = fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
-    if (size > 0 && fseek(f, 0, SEEK_SET) == 0 && (data = malloc((size_t)size)) != NULL) {
-        *bytes = (size_t)size;
-        if (fread(data, 1, *bytes, f) != *bytes) {
-            free(data);
-            data = NULL;
-        }
-    }
-    fclose(f);
-    return data;
-}
-
-/** Best effort: a cache that cannot be written costs only time. The name appears with its whole contents. */
-static void write_cached(const char *path, const unsigned char *data, size_t bytes) {
-    char temporary[1200];
-    int n = snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
-    if (n < 0 || (size_t)n >= sizeof temporary) return;
-    FILE *f = fopen(temporary, "wb");
-    if (!f) return;
-    bool ok = fwrite(data, 1, bytes, f) == bytes;
-    if (fclose(f) != 0 || !ok || rename(temporary, path) != 0) remove(temporary);
 }
 
 static void store_binary(cl_program program, const char *path) {
@@ -71,14 +39,14 @@ static void store_binary(cl_program program, const char *path) {
     unsigned char *data = malloc(bytes);
     if (!data) return;
     if (cl.clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof data, &data, NULL) == CL_SUCCESS)
-        write_cached(path, data, bytes);
+        mobai_cache_write(path, data, bytes);
     free(data);
 }
 
 /** The cached program, built; NULL when there is none that the driver takes. */
 static cl_program load_binary(mobai_device *device, const char *path) {
     size_t bytes = 0;
-    unsigned char *data = read_cached(path, &bytes);
+    unsigned char *data = mobai_cache_read(path, &bytes);
     if (!data) return NULL;
     cl_int code, loaded = CL_SUCCESS;
     const unsigned char *binary = data;

@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "backends/vulkan/vulkan.h"
+#include "codegen/host/cache_file.h"
 #include "core/env.h"
 #include "core/status.h"
 
@@ -165,11 +165,7 @@ moba_status mobai_vk_run_end(mobai_device *d, moba_stream native) {
 static bool cache_path(const mobai_device *d, char *path, size_t capacity) {
     const char *dir = mobai_env_get(MOBAI_ENV_CACHE_DIR);
     if (!dir) return false;
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
-    for (const char *s = d->name; *s; s++)
-        h = (h ^ (unsigned char)*s) * 0x100000001b3u;
-    for (const char *s = d->driver; *s; s++)
-        h = (h ^ (unsigned char)*s) * 0x100000001b3u;
+    uint64_t h = mobai_hash_string(mobai_hash_string(MOBAI_HASH_BEGIN, d->name), d->driver);
     int n = snprintf(path, capacity, "%s/vulkan-%016" PRIx64 ".bin", dir, h);
     return n > 0 && (size_t)n < capacity;
 }
@@ -178,17 +174,10 @@ static bool cache_path(const mobai_device *d, char *path, size_t capacity) {
 static VkPipelineCache read_cache(mobai_device *d, const char *path) {
     VkPipelineCacheCreateInfo info = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
     VkPipelineCache cache = VK_NULL_HANDLE;
-    void *data = NULL;
-    FILE *f = path ? fopen(path, "rb") : NULL;
-    if (f) {
-        long size = fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
-        if (size > 0 && fseek(f, 0, SEEK_SET) == 0 && (data = malloc((size_t)size)) != NULL &&
-            fread(data, 1, (size_t)size, f) == (size_t)size) {
-            info.initialDataSize = (size_t)size; /* the driver checks its header */
-            info.pInitialData = data;
-        }
-        fclose(f);
-    }
+    /* The driver knows by the header whether the data is its own. */
+    void *data = path ? mobai_cache_read(path, &info.initialDataSize) : NULL;
+    if (!data) info.initialDataSize = 0;
+    info.pInitialData = data;
     if (d->vk.vkCreatePipelineCache(d->device, &info, NULL, &cache) != VK_SUCCESS) cache = VK_NULL_HANDLE;
     free(data);
     return cache;
@@ -200,7 +189,7 @@ void mobai_vk_load_cache(mobai_device *d) {
 }
 
 void mobai_vk_store_cache(mobai_device *d) {
-    char path[1024], temporary[1100];
+    char path[1024];
     size_t bytes = 0;
     bool fresh = d->unsaved_ms > 0.0;
     d->unsaved_ms = 0.0;
@@ -212,13 +201,7 @@ void mobai_vk_store_cache(mobai_device *d) {
     }
     if (d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes, NULL) != VK_SUCCESS || bytes == 0) return;
     void *data = malloc(bytes);
-    if (data && d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes, data) == VK_SUCCESS) {
-        snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
-        FILE *f = fopen(temporary, "wb");
-        if (f) {
-            bool ok = fwrite(data, 1, bytes, f) == bytes;
-            if (fclose(f) != 0 || !ok || rename(temporary, path) != 0) remove(temporary);
-        }
-    }
+    if (data && d->vk.vkGetPipelineCacheData(d->device, d->cache, &bytes, data) == VK_SUCCESS)
+        mobai_cache_write(path, data, bytes);
     free(data);
 }

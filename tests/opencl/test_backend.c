@@ -7,9 +7,11 @@
 #include <CL/cl.h>
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../parity/harness.h"
@@ -38,24 +40,43 @@ static th_session session_of(moba_context *context) {
 
 /* --------------------------------------------------------------------------------------------------- cache -- */
 
-/** Number of cached programs; each is overwritten by `damage` unless that is NULL, and removed with `erase`. */
-static int visit_cache(const char *dir, const char *damage, bool erase) {
+typedef enum damage { NONE, EMPTY, NO_PROGRAM, HALF, LAST_BYTE_GONE, BYTE_CHANGED, N_DAMAGES } damage;
+
+static void damage_file(const char *path, damage how) {
+    static unsigned char bytes[4 << 20];
+    FILE *f = fopen(path, "rb");
+    cr_assert_not_null(f);
+    size_t n = fread(bytes, 1, sizeof bytes, f);
+    fclose(f);
+    cr_assert(n > 100 && n < sizeof bytes, "%s has %zu bytes", path, n);
+    if (how == NO_PROGRAM) memcpy(bytes, "not a program", 14);
+    if (how == BYTE_CHANGED) bytes[n / 2] ^= 0x55;
+    n = how == EMPTY ? 0 : how == NO_PROGRAM ? 14 : how == HALF ? n / 2 : how == LAST_BYTE_GONE ? n - 1 : n;
+    f = fopen(path, "wb");
+    cr_assert_not_null(f);
+    cr_assert_eq(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
+typedef enum visit { COUNT_NEW, MAKE_OLD, ERASE } visit;
+
+/** Walks the cached programs, damaging each first. MAKE_OLD dates them to 1970; COUNT_NEW counts those that are not. */
+static int visit_cache(const char *dir, damage how, visit what) {
     DIR *d = opendir(dir);
     int n = 0;
     cr_assert_not_null(d);
     for (const struct dirent *entry; (entry = readdir(d)) != NULL;) {
         char path[600];
+        struct stat status;
+        const struct timespec old[2] = {{1, 0}, {1, 0}};
         if (entry->d_name[0] == '.') continue;
         snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
         cr_expect(strncmp(entry->d_name, "opencl-moba_", 12) == 0 && strstr(entry->d_name, ".bin") != NULL, "%s", path);
-        n++;
-        if (damage != NULL) {
-            FILE *f = fopen(path, "wb");
-            cr_assert_not_null(f);
-            fputs(damage, f);
-            fclose(f);
-        }
-        if (erase) remove(path);
+        if (how != NONE) damage_file(path, how);
+        cr_assert_eq(stat(path, &status), 0);
+        n += what != COUNT_NEW || status.st_mtim.tv_sec > 1;
+        if (what == MAKE_OLD) cr_assert_eq(utimensat(AT_FDCWD, path, old, 0), 0);
+        if (what == ERASE) remove(path);
     }
     closedir(d);
     return n;
@@ -78,17 +99,17 @@ Test(opencl, program_cache) {
     cr_assert_not_null(mkdtemp(dir));
     setenv("MOBA_CACHE_DIR", dir, 1);
     run_once(&first);
-    int n = visit_cache(dir, NULL, false);
+    int n = visit_cache(dir, NONE, COUNT_NEW);
     cr_assert_gt(n, 5, "%d programs are cached", n);
-    static const char *const damages[] = {NULL, "", "not a program"};
-    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
-        visit_cache(dir, damages[i], false);
+    for (int how = NONE; how < N_DAMAGES; how++) {
+        cr_expect_eq(visit_cache(dir, (damage)how, MAKE_OLD), n, "other programs are cached than the first time");
         run_once(&again);
         th_check_same_result(NULL, c, "a run from the cache", &first, &again);
         th_result_free(&again);
-        cr_expect_eq(visit_cache(dir, NULL, false), n, "other programs are cached than the first time");
+        int written = visit_cache(dir, NONE, COUNT_NEW);
+        cr_expect_eq(written, how == NONE ? 0 : n, "damage %d: %d of %d programs were written", how, written, n);
     }
-    visit_cache(dir, NULL, true);
+    visit_cache(dir, NONE, ERASE);
     rmdir(dir);
     run_once(&again); /* MOBA_CACHE_DIR does not exist any more */
     th_check_same_result(NULL, c, "a run without the cache's folder", &first, &again);
