@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A CUDA driver that cannot be used: MOBA_TEST_DRIVER says why. "old": before CUDA 12; "no_device"; "no_start". With
- * FAKE_CUDA_DEVICE instead it has the device of fake_device.c.
+ * FAKE_CUDA_DEVICE instead it has the devices of fake_device.c.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,7 @@ int cuInit(unsigned flags) {
 }
 
 int cuDeviceGetCount(int *count) {
-    *count = getenv("FAKE_CUDA_DEVICE") != NULL;
+    *count = getenv("FAKE_CUDA_DEVICE") ? 2 : 0;
     return 0;
 }
 
