@@ -5,13 +5,21 @@
 #include "backends/hip/runtime.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backends/hip/hip.h"
 
 static hip_runtime runtime;
 static pthread_once_t runtime_once = PTHREAD_ONCE_INIT;
+
+/** True when a library cannot be opened because it is not there, rather than another that it needs. */
+static bool is_absent(const char *name, const char *why) {
+    const size_t length = strlen(name);
+    return strncmp(why, name, length) == 0 && why[length] == ':' && strstr(why, "No such file") != NULL;
+}
 
 /** A copy that the process has loaded already (PyTorch brings its own) comes first: two of them would not share
  * devices' memory. Then the newest; ROCm's folder is not always in the linker's path. */
@@ -26,7 +34,7 @@ static void *open_library(char *reason, size_t capacity) {
     for (int i = 0; i < N_NAMES && !library; i++) {
         library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
         const char *why = library ? NULL : dlerror();
-        if (why && !strstr(why, "No such file")) snprintf(reason, capacity, "ROCm's library cannot be opened: %s", why);
+        if (why && !is_absent(names[i], why)) snprintf(reason, capacity, "ROCm's library cannot be opened: %s", why);
     }
     return library;
 }
@@ -84,6 +92,14 @@ static bool any_usable(int n, char *reason, size_t capacity) {
     return false;
 }
 
+/** Nearly always a GPU's file that is missing in a container, or that is open to another group only. */
+static void no_device(char *reason, size_t capacity) {
+    static const char file[] = "/dev/kfd";
+    snprintf(reason, capacity, "the HIP runtime finds no device");
+    if (access(file, R_OK | W_OK) != 0)
+        snprintf(reason, capacity, "the HIP runtime finds no device; %s cannot be opened: %s", file, strerror(errno));
+}
+
 static void open_runtime(void) {
     char *reason = runtime.reason;
     const size_t capacity = sizeof runtime.reason;
@@ -91,12 +107,14 @@ static void open_runtime(void) {
     if (!runtime.library) return;
     reason[0] = '\0';
     if (!find_symbols(reason, capacity)) return;
-    int n = 0, result = runtime.api.init(0);
-    if (result == HIP_SUCCESS) result = runtime.api.device_count(&n);
+    /* Where there is no GPU, hipInit of some releases says that a device is invalid; the count then says it plainly. */
+    int n = 0, started = runtime.api.init(0), result = started;
+    if (started == HIP_SUCCESS || started == HIP_INVALID_DEVICE) result = runtime.api.device_count(&n);
     if (result == MOBAI_DRIVER_NO_DEVICE || (result == HIP_SUCCESS && n == 0)) {
-        snprintf(reason, capacity, "the HIP runtime finds no device");
+        no_device(reason, capacity);
         return;
     }
+    if (started != HIP_SUCCESS) result = started;
     if (result != HIP_SUCCESS) {
         const char *text = runtime.error_string(result);
         snprintf(reason, capacity, "the HIP runtime does not start: %s (error %d)", text ? text : "unknown", result);

@@ -11,7 +11,13 @@
 
 #include "backends/driver/driver.h"
 
-enum { HIP_SUCCESS = 0, HIP_INVALID_VALUE = 1, HIP_INVALID_HANDLE = 400, HIP_CONTEXT_IS_DESTROYED = 709 };
+enum {
+    HIP_SUCCESS = 0,
+    HIP_INVALID_VALUE = 1,
+    HIP_INVALID_DEVICE = 101,
+    HIP_INVALID_HANDLE = 400,
+    HIP_CONTEXT_IS_DESTROYED = 709
+};
 
 enum { /* device attributes */
        HIP_ATTRIBUTE_CLOCK_KHZ = 5,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""check_code.py READELF OBJDUMP FILE.co...: what the code objects say of their kernels. A kernel must not spill vector
-registers, have no instruction that touches a lane's own memory (room that is only reserved costs nothing), and leave
-registers and shared memory for at least two waves a SIMD; kernels on matrix cores must use them in their loops."""
+"""check_code.py READELF OBJDUMP FILE.co...: what the code objects, of version 5, say of their kernels. A kernel must not
+spill vector registers, have no instruction that touches a lane's own memory (room that is only reserved costs nothing),
+and leave registers and shared memory for at least two waves a SIMD; kernels on matrix cores must use them in loops."""
 import re
 import subprocess
 import sys
@@ -75,6 +75,8 @@ def main(readelf, objdump, files):
         names, most = set(), 0
         if not re.search(rf"amdhsa.target: +amdgcn-amd-amdhsa--{arch}$", text, re.M):
             bad.append(f"{path} is not for {arch}")
+        if not re.search(r"amdhsa.version: *\n +- 1\n +- 2\n", text):
+            bad.append(f"{path}: its notes are not those of code object version 5 (1.2)")
         for k in kernels_of(text):
             names.add(k["symbol"])
             vgprs, shared = int(k["vgpr_count"]), int(k["group_segment_fixed_size"])

@@ -166,6 +166,11 @@ void __asan_storeN_noabort(uintptr_t address, size_t bytes);
 void __asan_storeN_noabort(uintptr_t address, size_t bytes) { check(address, bytes, true); }
 void __asan_handle_no_return(void);
 void __asan_handle_no_return(void) {}
+/* Newer compilers call these round constructors. */
+void __asan_before_dynamic_init(const char *module);
+void __asan_before_dynamic_init(const char *module) { (void)module; }
+void __asan_after_dynamic_init(void);
+void __asan_after_dynamic_init(void) {}
 
 /** As the compiler lays out its description of an instrumented global; these are the kernels' shared arrays. */
 typedef struct asan_global {

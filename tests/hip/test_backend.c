@@ -5,9 +5,11 @@
  */
 #include <criterion/criterion.h>
 #include <dlfcn.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "moba/moba.h"
 #include "moba/moba_hip.h"
@@ -52,6 +54,17 @@ Test(hip_reasons, no_device_by_error) {
     setenv("FAKE_HIP_FAIL", "hipGetDeviceCount=100", 1);
     expect_unusable("the HIP runtime finds no device");
 }
+/* What ROCm 5.2 answers on a machine without an AMD GPU. */
+Test(hip_reasons, no_device_by_init) {
+    setenv("FAKE_HIP_INIT", "101", 1);
+    setenv("FAKE_HIP_FAIL", "hipGetDeviceCount=100", 1);
+    expect_unusable("the HIP runtime finds no device");
+}
+Test(hip_reasons, no_device_file) {
+    const bool open = access("/dev/kfd", R_OK | W_OK) == 0;
+    setenv("FAKE_HIP_ARCHS", "", 1);
+    expect_unusable(open ? "finds no device" : "finds no device; /dev/kfd cannot be opened: ");
+}
 Test(hip_reasons, unsupported_architecture) {
     setenv("FAKE_HIP_ARCHS", "gfx803", 1);
     expect_unusable("device 0 is a gfx803; this build has kernels for gfx");
@@ -59,6 +72,11 @@ Test(hip_reasons, unsupported_architecture) {
 Test(hip_reasons, init_fails) {
     setenv("FAKE_HIP_INIT", "101", 1);
     expect_unusable("the HIP runtime does not start: invalid device ordinal (error 101)");
+}
+Test(hip_reasons, init_and_count_fail) {
+    setenv("FAKE_HIP_INIT", "3", 1);
+    setenv("FAKE_HIP_FAIL", "hipGetDeviceCount=100", 1);
+    expect_unusable("the HIP runtime does not start: an error of some kind (error 3)");
 }
 
 static moba_device_description describe(moba_context *context) {
