@@ -5,7 +5,8 @@
  * of its arguments.
  *
  * Environment: FAKE_HIP_ARCHS (space-separated, one a device; default "gfx90a:sramecc+:xnack-"), FAKE_HIP_VERSION
- * (default 60140093), FAKE_HIP_INIT (what hipInit returns), FAKE_HIP_FAIL (NAME=ERROR: that function fails with ERROR).
+ * (default 60140093), FAKE_HIP_INIT (what hipInit returns), FAKE_HIP_FAIL (NAME=ERROR: that function fails with ERROR),
+ * FAKE_HIP_RAN (a file to which the names of the kernels that run are appended).
  */
 #include <elf.h>
 #include <pthread.h>
@@ -350,6 +351,7 @@ API hipError_t hipMemsetD8Async(hipDeviceptr_t to, unsigned char value, size_t b
 
 struct function {
     const emu_kernel *kernel;
+    bool noted; /* in FAKE_HIP_RAN */
     hipModule_t module;
     struct function *next;
 };
@@ -454,8 +456,18 @@ API hipError_t hipModuleGetFunction(hipFunction_t *function, hipModule_t module,
     return hipSuccess;
 }
 
+static void note_run(hipFunction_t f) {
+    const char *path = getenv("FAKE_HIP_RAN");
+    FILE *file = path && !f->noted ? fopen(path, "a") : NULL;
+    if (!file) return;
+    fprintf(file, "%s\n", f->kernel->name);
+    fclose(file);
+    f->noted = true;
+}
+
 static hipError_t launch(hipFunction_t f, const unsigned groups[3], void **arguments) {
     const char *fault = NULL;
+    note_run(f);
     if (emu_run(f->kernel, groups, wave_of(f->module->device), arguments, &fault)) return hipSuccess;
     fprintf(stderr, "emulator: %s\n", fault);
     sticky = hipErrorLaunchFailure; /* as on a device, later calls tell */

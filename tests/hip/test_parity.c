@@ -79,6 +79,9 @@ Test(hip_parity, matrix_gate) {
         "b1q140k1300h1g1d128B16t9c,f16;fill=integer",
         "b1q70k1300h1g1d128B16t10c,bf16;fill=integer",
         "b1q70k1300h1g1d64B16t33c,f16;fill=integer",
+        "b1q70k700h1g1d128B16t5c,bf16;fill=integer",
+        "b1q70k700h1g1d128B16t12c,f16;fill=integer",
+        "b1q70k900h1g1d128B16t25c,f16;fill=integer",
         "b1q130k700h1g1d64B16t8n,f16;fill=integer",
         "b1q130k700h1g1d33B16t32n,bf16;fill=integer",
         "b1q200k900h2g1d64B16t8c,f16;fill=equal",
@@ -112,7 +115,7 @@ Test(hip_parity, dense_mode) {
     static const char *const problems[] = {
         "b1q40k70h4g2d64B16t1c,@,dense",
         "b2q20k40h2g1d128B16t1n,f16,dense",
-        "b3q30k40h2g1d32B16t1c,f32,dense,lens=30+0+21/40+4+0;tail=3",
+        "b3q30k40h2g1d32B16t1c,@,dense,lens=30+0+21/40+4+0;tail=3",
     };
     th_for_each(problems, COUNT(problems), check_all);
 }
