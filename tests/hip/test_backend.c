@@ -163,17 +163,28 @@ typedef struct attention {
     moba_stream stream;
     moba_forward_args args;
     moba_buffer q, k, v, o, workspace;
+    /* of begin_gradients() alone */
+    moba_backward_args back;
+    moba_buffer lse, saved, dout, dq, dk, dv;
 } attention;
 
-static moba_buffer filled(moba_context *context, uint32_t seed) {
+/** ELEMENTS numbers of f32 or bf16, in a buffer with room for f32. */
+static moba_buffer filled(moba_context *context, moba_dtype dtype, uint32_t seed) {
     float data[ELEMENTS];
+    uint16_t narrow[ELEMENTS];
     moba_buffer b;
     for (int i = 0; i < ELEMENTS; i++) {
         seed = seed * 1664525u + 1013904223u;
         data[i] = (float)(int32_t)seed * 0x1p-31f;
+        uint32_t bits;
+        memcpy(&bits, &data[i], sizeof bits);
+        narrow[i] = (uint16_t)(bits >> 16);
     }
     OK(moba_buffer_create(context, sizeof data, &b));
-    OK(moba_buffer_write(context, (moba_stream){NULL}, b, data, sizeof data));
+    if (dtype == MOBA_F32)
+        OK(moba_buffer_write(context, (moba_stream){NULL}, b, data, sizeof data));
+    else
+        OK(moba_buffer_write(context, (moba_stream){NULL}, b, narrow, sizeof narrow));
     return b;
 }
 
@@ -181,12 +192,12 @@ static moba_tensor tensor(moba_buffer b) {
     return (moba_tensor){.buffer = b, .token_stride = HEADS * DIM, .head_stride = DIM, .batch_stride = 0};
 }
 
-static attention begin(void) {
+static attention begin_with(moba_dtype dtype) {
     attention a;
     memset(&a, 0, sizeof a);
     a.context = open_hip();
     moba_problem problem = MOBA_PROBLEM_INIT;
-    problem.dtype = MOBA_F32;
+    problem.dtype = dtype;
     problem.n_q_heads = problem.n_kv_heads = HEADS;
     problem.head_dim = DIM;
     problem.block_size = 16;
@@ -199,10 +210,10 @@ static attention begin(void) {
     OK(moba_plan_workspace(a.plan, &bytes));
     OK(moba_buffer_create(a.context, bytes, &a.workspace));
     OK(moba_stream_create(a.context, &a.stream));
-    a.q = filled(a.context, 1);
-    a.k = filled(a.context, 2);
-    a.v = filled(a.context, 3);
-    a.o = filled(a.context, 4);
+    a.q = filled(a.context, dtype, 1);
+    a.k = filled(a.context, dtype, 2);
+    a.v = filled(a.context, dtype, 3);
+    a.o = filled(a.context, dtype, 4);
     a.args = (moba_forward_args)MOBA_FORWARD_ARGS_INIT;
     a.args.in.q = tensor(a.q);
     a.args.in.k = tensor(a.k);
@@ -213,6 +224,46 @@ static attention begin(void) {
     a.args.workspace = a.workspace;
     a.args.workspace_bytes = bytes;
     return a;
+}
+
+static attention begin(void) { return begin_with(MOBA_F32); }
+
+/** With a backward too. */
+static attention begin_gradients(moba_dtype dtype) {
+    attention a = begin_with(dtype);
+    size_t bytes = 0;
+    OK(moba_plan_saved(a.plan, &bytes));
+    OK(moba_buffer_create(a.context, bytes, &a.saved));
+    OK(moba_buffer_create(a.context, ROWS * HEADS * sizeof(float), &a.lse));
+    a.dout = filled(a.context, dtype, 5);
+    a.dq = filled(a.context, dtype, 6);
+    a.dk = filled(a.context, dtype, 7);
+    a.dv = filled(a.context, dtype, 8);
+    a.args.lse = a.lse;
+    a.args.saved = a.saved;
+    a.args.saved_bytes = bytes;
+    a.back = (moba_backward_args)MOBA_BACKWARD_ARGS_INIT;
+    a.back.in = a.args.in;
+    a.back.o = a.args.o;
+    a.back.lse = a.lse;
+    a.back.dout = tensor(a.dout);
+    a.back.saved = a.saved;
+    a.back.saved_bytes = bytes;
+    a.back.dq = tensor(a.dq);
+    a.back.dk = tensor(a.dk);
+    a.back.dv = tensor(a.dv);
+    a.back.workspace = a.workspace;
+    a.back.workspace_bytes = a.args.workspace_bytes;
+    return a;
+}
+
+static void end_gradients(attention *a) {
+    moba_buffer_destroy(a->context, a->lse);
+    moba_buffer_destroy(a->context, a->saved);
+    moba_buffer_destroy(a->context, a->dout);
+    moba_buffer_destroy(a->context, a->dq);
+    moba_buffer_destroy(a->context, a->dk);
+    moba_buffer_destroy(a->context, a->dv);
 }
 
 static void end(attention *a) {
@@ -226,41 +277,70 @@ static void end(attention *a) {
     moba_context_destroy(a->context);
 }
 
-static void read_o(attention *a, float *to) {
-    OK(moba_buffer_read(a->context, a->stream, a->o, to, ELEMENTS * sizeof *to));
+typedef struct graph_calls {
+    int (*begin_capture)(void *, int), (*end_capture)(void *, void **), (*launch)(void *, void *), (*destroy)(void *);
+} graph_calls;
+
+static graph_calls find_graph_calls(void) {
+    graph_calls calls;
+    void *library = dlopen("libamdhip64.so.6", RTLD_NOW);
+    void *symbols[] = {dlsym(library, "hipStreamBeginCapture"), dlsym(library, "hipStreamEndCapture"),
+                       dlsym(library, "hipGraphLaunch"), dlsym(library, "hipGraphDestroy")};
+    memcpy(&calls.begin_capture, &symbols[0], sizeof(void *));
+    memcpy(&calls.end_capture, &symbols[1], sizeof(void *));
+    memcpy(&calls.launch, &symbols[2], sizeof(void *));
+    memcpy(&calls.destroy, &symbols[3], sizeof(void *));
+    return calls;
 }
 
-Test(hip_runs, a_graph_repeats_a_run) {
-    attention a = begin();
-    float first[ELEMENTS], second[ELEMENTS];
+typedef struct results {
+    float o[ELEMENTS], dq[ELEMENTS], dk[ELEMENTS], dv[ELEMENTS];
+} results;
+
+static void read_results(attention *a, results *to) {
+    OK(moba_buffer_read(a->context, a->stream, a->o, to->o, sizeof to->o));
+    OK(moba_buffer_read(a->context, a->stream, a->dq, to->dq, sizeof to->dq));
+    OK(moba_buffer_read(a->context, a->stream, a->dk, to->dk, sizeof to->dk));
+    OK(moba_buffer_read(a->context, a->stream, a->dv, to->dv, sizeof to->dv));
+}
+
+/** Forward and backward run, then both captured in one graph: capturing runs nothing, launching the graph repeats the
+ * results to the bit. */
+static void expect_graph_repeats(moba_dtype dtype) {
+    attention a = begin_gradients(dtype);
+    static results first, second;
     OK(moba_forward(a.plan, a.stream, &a.args));
-    read_o(&a, first);
+    OK(moba_backward(a.plan, a.stream, &a.back));
+    read_results(&a, &first);
 
-    void *library = dlopen("libamdhip64.so.6", RTLD_NOW), *graph = NULL;
-    int (*begin_capture)(void *, int) = NULL, (*end_capture)(void *, void **) = NULL, (*launch)(void *, void *) = NULL,
-                                 (*destroy)(void *) = NULL;
-    void *symbol = dlsym(library, "hipStreamBeginCapture");
-    memcpy(&begin_capture, &symbol, sizeof symbol);
-    symbol = dlsym(library, "hipStreamEndCapture");
-    memcpy(&end_capture, &symbol, sizeof symbol);
-    symbol = dlsym(library, "hipGraphLaunch");
-    memcpy(&launch, &symbol, sizeof symbol);
-    symbol = dlsym(library, "hipGraphDestroy");
-    memcpy(&destroy, &symbol, sizeof symbol);
-
-    OK(moba_buffer_fill(a.context, a.stream, a.o, 0xff, sizeof first));
+    const moba_buffer outputs[] = {a.o, a.dq, a.dk, a.dv};
+    for (int i = 0; i < 4; i++)
+        OK(moba_buffer_fill(a.context, a.stream, outputs[i], 0xff, ELEMENTS * (dtype == MOBA_F32 ? 4 : 2)));
     OK(moba_buffer_fill(a.context, a.stream, a.workspace, 0xff, a.args.workspace_bytes));
-    cr_assert_eq(begin_capture(a.stream.native, 0), 0);
-    OK(moba_forward(a.plan, a.stream, &a.args)); /* allocates and waits for nothing, or capture would refuse it */
+    OK(moba_buffer_fill(a.context, a.stream, a.saved, 0xff, a.args.saved_bytes));
+    const graph_calls calls = find_graph_calls();
+    void *graph = NULL;
+    cr_assert_eq(calls.begin_capture(a.stream.native, 0), 0);
+    /* these allocate and wait for nothing, or capture would refuse it */
+    OK(moba_forward(a.plan, a.stream, &a.args));
+    OK(moba_backward(a.plan, a.stream, &a.back));
     cr_assert_eq(moba_stream_synchronize(a.context, a.stream), MOBA_ERROR_CAPTURE);
-    cr_assert_eq(end_capture(a.stream.native, &graph), 0);
-    read_o(&a, second);
-    cr_assert_neq(memcmp(first, second, sizeof first), 0, "capturing ran the kernels");
-    cr_assert_eq(launch(graph, a.stream.native), 0);
-    read_o(&a, second);
-    cr_assert_eq(memcmp(first, second, sizeof first), 0);
-    cr_assert_eq(destroy(graph), 0);
+    cr_assert_eq(calls.end_capture(a.stream.native, &graph), 0);
+    read_results(&a, &second);
+    cr_assert_neq(memcmp(first.o, second.o, sizeof first.o), 0, "capturing ran the forward");
+    cr_assert_neq(memcmp(first.dv, second.dv, sizeof first.dv), 0, "capturing ran the backward");
+    cr_assert_eq(calls.launch(graph, a.stream.native), 0);
+    read_results(&a, &second);
+    cr_assert_eq(memcmp(&first, &second, sizeof first), 0);
+    cr_assert_eq(calls.destroy(graph), 0);
+    end_gradients(&a);
     end(&a);
+}
+
+Test(hip_runs, a_graph_repeats_generated_kernels) { expect_graph_repeats(MOBA_F32); }
+Test(hip_runs, a_graph_repeats_matrix_kernels) {
+    setenv("MOBA_KERNEL", "attend=*mfma*,gate=*mfma*", 1);
+    expect_graph_repeats(MOBA_BF16);
 }
 
 Test(hip_runs, faults_lose_the_device) {
