@@ -217,6 +217,19 @@ def test_backward_through_a_call_that_kept_nothing():
         o.sum().backward()
 
 
+def test_deterministic_follows_torch(monkeypatch):
+    asked, plan_for = [], mt.plan_for
+    monkeypatch.setattr(mt, "plan_for", lambda *args: asked.append(args[13]) or plan_for(*args))
+    inputs = data(1, 70, 2, 16)
+    for by_torch, by_call, want in ((False, None, False), (True, None, True), (True, False, False), (False, True, True)):
+        torch.use_deterministic_algorithms(by_torch)
+        try:
+            mt.moba_attention(*inputs, **SMALL, deterministic=by_call)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert asked.pop() is want
+
+
 def test_gradients_of_gradients_are_refused():
     q, k, v = data(1, 70, 2, 16)
     first, = torch.autograd.grad(mt.moba_attention(q, k, v, **SMALL).sum(), q, create_graph=True)
@@ -256,6 +269,28 @@ def test_module_modes(packed):
         results.append((y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))))
     for a, b in zip(*results):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_rotary_hook(dense):
+    """It gets projected queries and keys and the positions, before the key convolution, and what it returns is attended to."""
+    seen = []
+
+    def rotary(q, k, positions):
+        seen.append((q, k, positions))
+        return q * positions[..., None, None], k * positions[..., None, None]
+
+    layer = mt.MobaAttention(32, 4, n_kv_heads=2, kconv_width=3, dense=dense, rotary=rotary, **SMALL)
+    torch.nn.init.normal_(layer.kconv_weight)
+    x, positions = torch.randn(2, 70, 32), torch.rand(2, 70)
+    got = layer(x, positions)
+    q, k, v = layer.qkv(x).reshape(2, 70, 8, 8).split((4, 2, 2), dim=2)
+    assert torch.equal(seen[0][0], q) and torch.equal(seen[0][1], k) and seen[0][2] is positions
+    turn = positions[..., None, None]
+    o = mt.moba_attention(q * turn, k * turn, v, kconv_weight=layer.kconv_weight, dense=dense, **SMALL)
+    torch.testing.assert_close(got, layer.out(o.flatten(-2)), rtol=1e-4, atol=1e-5)
+    layer.rotary = None
+    assert (layer(x, positions) - got).abs().max() > 1e-3
 
 
 def test_one_layer_may_be_dense():
