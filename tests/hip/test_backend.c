@@ -388,6 +388,31 @@ Test(hip_runs, a_module_that_does_not_load) {
     moba_context_destroy(context);
 }
 
+/* As PyTorch would call: a context of the current device, memory and a stream that the caller made with HIP. */
+Test(hip_runs, memory_and_stream_of_the_caller) {
+    attention a = begin();
+    float ours[ELEMENTS], callers[ELEMENTS];
+    OK(moba_forward(a.plan, a.stream, &a.args));
+    OK(moba_buffer_read(a.context, a.stream, a.o, ours, sizeof ours));
+
+    void *library = dlopen("libamdhip64.so.6", RTLD_NOW), *memory = NULL;
+    void *symbols[] = {dlsym(library, "hipMalloc"), dlsym(library, "hipStreamCreateWithFlags"),
+                       dlsym(library, "hipMemcpyDtoHAsync")};
+    int (*allocate)(void **, size_t) = NULL, (*create)(void **, unsigned) = NULL,
+                             (*copy)(void *, void *, size_t, void *) = NULL;
+    memcpy(&allocate, &symbols[0], sizeof(void *));
+    memcpy(&create, &symbols[1], sizeof(void *));
+    memcpy(&copy, &symbols[2], sizeof(void *));
+    moba_stream stream;
+    cr_assert_eq(allocate(&memory, sizeof callers), 0);
+    cr_assert_eq(create(&stream.native, 0), 0);
+    a.args.o = tensor((moba_buffer){.handle = (uintptr_t)memory, .offset = 0});
+    OK(moba_forward(a.plan, stream, &a.args));
+    cr_assert_eq(copy(callers, memory, sizeof callers, stream.native), 0);
+    cr_assert_eq(memcmp(ours, callers, sizeof ours), 0);
+    end(&a);
+}
+
 Test(hip_runs, streams_of_another_device) {
     setenv("FAKE_HIP_ARCHS", "gfx90a gfx1100", 1);
     attention a = begin();
