@@ -125,10 +125,12 @@ typedef struct mobai_stage_args {
     moba_buffer lse, kconv_weight, dkconv_weight, cu_seqlens_q, cu_seqlens_k;
     /* intermediates, laid out by the core */
     moba_buffer centroids;     /* dtype [n_kv_heads][n_slots][head_dim] */
-    moba_buffer selection;     /* int32 [total_q][n_q_heads][top_k] */
+    moba_buffer selection;     /* int32 [total_q][n_q_heads][top_k]; none in a backward that has pick_masks */
     moba_buffer index_offsets; /* int64 [n_kv_heads][n_slots + 1] */
     moba_buffer index_rows;    /* uint32 [n_kv_heads][index_row_stride] */
     moba_buffer index_ranks;   /* uint16 [n_kv_heads][index_row_stride] */
+    moba_buffer pick_masks;    /* uint8 [n_kv_heads][total_q * group][mobai_pick_mask_bytes()]: bit m % 8 of byte m / 8
+                                  is set when the row's pick of rank m is in the index. None in most runs */
     int64_t index_row_stride;
     moba_buffer partials;   /* flow's own format, mobai_variant.partial_bytes for each pick of the slice */
     moba_buffer partial_ml; /* float32 [picks of the slice][2]: max of the scores in the flow's own unit, sum */
@@ -171,6 +173,9 @@ typedef struct mobai_variant {
     mobai_cap_set needs; /* all of these */
     mobai_flow flow;
     int32_t tile_m, tile_n; /* 0 where it has none; shown by explain */
+    /** index: writes mobai_stage_args.pick_masks where they are given; dq_sum: it and attend_bwd of its flow need no
+     *  selection where these are given. With both in a plan, `saved` holds pick_masks in place of the selection. */
+    bool pick_masks;
     /** Reason this problem cannot be served, static text; NULL: it can. Optional: serves all. */
     const char *(*reject)(const moba_problem *problem, const mobai_caps *caps);
     /** Predicted microseconds of one pass over the whole shape. */

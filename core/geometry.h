@@ -45,6 +45,11 @@ static inline int64_t mobai_n_blocks(int64_t seqlen_k, int32_t block_size) {
     return mobai_ceil_div(seqlen_k, block_size);
 }
 
+/** Bytes of one row in mobai_stage_args.pick_masks. */
+static inline int64_t mobai_pick_mask_bytes(int32_t top_k) {
+    return top_k <= 8 ? 1 : top_k <= 16 ? 2 : 4 * mobai_ceil_div(top_k, 32);
+}
+
 /** Bottom-right aligned position of query i: i + Sk - Sq; negative: the row sees no key. */
 static inline int64_t mobai_position(int64_t i, int64_t seqlen_q, int64_t seqlen_k) { return i + seqlen_k - seqlen_q; }
 

@@ -48,12 +48,15 @@ static mobai_region take(arena *a, size_t x, size_t y, size_t z, size_t element_
     return region;
 }
 
-static mobai_saved_layout take_routing(const moba_plan *plan, arena *a) {
+static mobai_saved_layout take_routing(const moba_plan *plan, arena *a, bool as_masks) {
     const moba_problem *p = &plan->problem;
     mobai_saved_layout s = {0};
     if (p->dense) return s;
     size_t rows = (size_t)p->max_total_q, kv_heads = (size_t)p->n_kv_heads;
-    s.selection = take(a, rows, (size_t)p->n_q_heads, (size_t)p->top_k, sizeof(int32_t));
+    if (as_masks)
+        s.pick_masks = take(a, rows, (size_t)p->n_q_heads, (size_t)mobai_pick_mask_bytes(p->top_k), 1);
+    else
+        s.selection = take(a, rows, (size_t)p->n_q_heads, (size_t)p->top_k, sizeof(int32_t));
     s.index_offsets = take(a, kv_heads, (size_t)plan->n_slots + 1, 1, sizeof(int64_t));
     s.index_rows = take(a, kv_heads, (size_t)plan->index_row_stride, 1, sizeof(uint32_t));
     s.index_ranks = take(a, kv_heads, (size_t)plan->index_row_stride, 1, sizeof(uint16_t));
@@ -64,7 +67,9 @@ static mobai_saved_layout take_routing(const moba_plan *plan, arena *a) {
 bool mobai_layout_saved(const moba_plan *plan, mobai_saved_layout *out) {
     arena a = {0, false};
     *out = (mobai_saved_layout){0};
-    if (!plan->problem.inference) *out = take_routing(plan, &a);
+    const mobai_variant *index = plan->chain[MOBAI_STAGE_INDEX], *dq_sum = plan->chain[MOBAI_STAGE_DQ_SUM];
+    const bool as_masks = index && index->pick_masks && dq_sum && dq_sum->pick_masks;
+    if (!plan->problem.inference) *out = take_routing(plan, &a, as_masks);
     out->bytes = a.used;
     return !a.overflow;
 }
@@ -88,7 +93,7 @@ bool mobai_layout_pass(const moba_plan *plan, mobai_pass pass, int32_t slice_kv_
     const mobai_variant *attend = plan->chain[MOBAI_STAGE_ATTEND];
     if (pass == MOBAI_PASS_FORWARD) {
         if (!p->dense) l.centroids = take(&a, kv_heads, (size_t)plan->n_slots, head_dim, element);
-        l.routing = take_routing(plan, &a);
+        l.routing = take_routing(plan, &a, false);
     } else {
         l.delta = take(&a, (size_t)p->n_q_heads, rows_q, 1, sizeof(float));
         if (p->kconv_width) l.dkprime = take(&a, rows_k, kv_heads, head_dim, sizeof(float));

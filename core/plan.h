@@ -27,7 +27,8 @@ typedef struct mobai_region {
 
 /** What a backward needs from its forward: the saved buffer, in this order. */
 typedef struct mobai_saved_layout {
-    mobai_region selection, index_offsets, index_rows, index_ranks;
+    mobai_region selection, pick_masks; /* one of the two */
+    mobai_region index_offsets, index_rows, index_ranks;
     size_t bytes;
 } mobai_saved_layout;
 
@@ -68,7 +69,7 @@ moba_status mobai_normalise_problem(moba_problem *problem);
 /** Lays out one pass with slices of the given size; false when a size overflows. */
 bool mobai_layout_pass(const moba_plan *plan, mobai_pass pass, int32_t slice_kv_heads, int64_t slice_queries,
                        mobai_layout *out);
-/** Lays out the saved buffer; false when a size overflows. */
+/** Lays out the saved buffer of the chosen chain; false when a size overflows. */
 bool mobai_layout_saved(const moba_plan *plan, mobai_saved_layout *out);
 
 /** Chooses the kernels of every stage (core/dispatch.c): fills chain, cost_us, has_backward, why_no_backward. */

@@ -65,6 +65,8 @@ static mobai_stage_args stage_args(const moba_plan *plan, const mobai_run *run, 
     moba_buffer routing_base = run->saved.handle ? run->saved : workspace;
     const mobai_saved_layout *routing = run->saved.handle ? &plan->saved : &layout->routing;
     a.selection = at(routing_base, routing->selection);
+    a.pick_masks = at(routing_base, routing->pick_masks);
+    if (a.pick_masks.handle) a.selection = at(workspace, layout->routing.selection);
     a.index_offsets = at(routing_base, routing->index_offsets);
     a.index_rows = at(routing_base, routing->index_rows);
     a.index_ranks = at(routing_base, routing->index_ranks);
@@ -141,7 +143,7 @@ static moba_status run_forward(const launcher *l, const mobai_run *run, mobai_st
             MOBAI_TRY(launch_whole(l, MOBAI_STAGE_GATE, a));
             if (run->kind == MOBAI_RUN_ROUTE) return MOBA_OK;
         }
-        if (run->saved.handle && run->selection.handle && a->total_q > 0) {
+        if (run->saved.handle && !a->pick_masks.handle && run->selection.handle && a->total_q > 0) {
             size_t bytes = (size_t)a->total_q * (size_t)a->n_q_heads * (size_t)a->top_k * sizeof(int32_t);
             MOBAI_TRY(backend->buffer_copy(l->plan->context->device, l->stream, run->selection, kept, bytes));
         }

@@ -49,6 +49,7 @@ mobai_sm90_params cuda_params_of(const mobai_stage_args *a) {
     p.index_offsets = address(a->index_offsets);
     p.index_rows = address(a->index_rows);
     p.index_ranks = address(a->index_ranks);
+    p.pick_masks = address(a->pick_masks);
     p.partials = address(a->partials);
     p.partial_ml = address(a->partial_ml);
     p.scratch = address(a->scratch);

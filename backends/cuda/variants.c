@@ -119,8 +119,9 @@ static const cuda_code index_any = {CUDA_MODULE_INDEX, 0, 0, cuda_launch_index};
 #define ROW(stage_, STAGE, type, DTYPE, d, method, m, n, scratch, partial)                                             \
     {                                                                                                                  \
         .name = #stage_ "_" #type "_d" #d "__sm90_" method, .stage = STAGE, .dtypes = DTYPE, .needs = MOBAI_CAP_WGMMA, \
-        .flow = MOBAI_FLOW_PARTIALS_SM90, .tile_m = m, .tile_n = n, .reject = reject_d##d, .cost = stage_##_cost,      \
-        .scratch_bytes = scratch, .partial_bytes = partial, .code = &stage_##_##type##_d##d                            \
+        .flow = MOBAI_FLOW_PARTIALS_SM90, .tile_m = m, .tile_n = n, .pick_masks = STAGE == MOBAI_STAGE_DQ_SUM,         \
+        .reject = reject_d##d, .cost = stage_##_cost, .scratch_bytes = scratch, .partial_bytes = partial,              \
+        .code = &stage_##_##type##_d##d                                                                                \
     }
 #define ROWS(stage, STAGE, method, m, n, scratch, partial)                                                             \
     ROW(stage, STAGE, bf16, BF16, 128, method, m, n, scratch, partial),                                                \
@@ -170,6 +171,7 @@ const mobai_variant cuda_variants[CUDA_N_VARIANTS] = {
      .reject = reject_any,
      .cost = index_cost,
      .scratch_bytes = index_scratch,
+     .pick_masks = true,
      .code = &index_any},
     ROWS(attend, MOBAI_STAGE_ATTEND, "wgmma_m64n128", 64, 128, cuda_slice_item_bytes, partial_bytes),
     ROWS(combine, MOBAI_STAGE_COMBINE, "rows", 0, 0, NULL, partial_bytes),

@@ -323,7 +323,9 @@ void th_check_gate(const th_session *session, const th_case *c, const int32_t *s
 /* -------------------------------------------------------------------------------------------------- index -- */
 
 typedef struct saved_view {
-    const int32_t *selection;
+    const int32_t *selection; /* NULL where there are masks */
+    const uint8_t *masks;
+    size_t mask_bytes; /* of a row */
     const int64_t *offsets;
     const uint32_t *rows;
     const uint16_t *ranks;
@@ -340,7 +342,12 @@ static bool view_saved(const th_session *session, const th_case *c, const th_exe
     int64_t group = s->n_q_heads / s->n_kv_heads, picks = s->top_k < blocks ? s->top_k : blocks;
     v->n_slots = e->problem.max_total_k / s->block_size + e->problem.max_batch;
     v->row_stride = e->problem.max_total_q * group * picks;
-    size_t selection = aligned((size_t)(e->problem.max_total_q * s->n_q_heads * s->top_k) * sizeof *v->selection);
+    const size_t query_rows = (size_t)(e->problem.max_total_q * s->n_q_heads);
+    const bool has_masks = strstr(moba_plan_kernel(e->plan, "index"), "__sm90") != NULL &&
+                           moba_plan_kernel(e->plan, "dq_sum") != NULL &&
+                           strstr(moba_plan_kernel(e->plan, "dq_sum"), "__sm90") != NULL;
+    v->mask_bytes = s->top_k <= 8 ? 1 : s->top_k <= 16 ? 2 : ((size_t)s->top_k + 31) / 32 * 4;
+    size_t selection = aligned(query_rows * (has_masks ? v->mask_bytes : (size_t)s->top_k * sizeof *v->selection));
     size_t offsets = aligned((size_t)(s->n_kv_heads * (v->n_slots + 1)) * sizeof *v->offsets);
     size_t rows = aligned((size_t)(s->n_kv_heads * v->row_stride) * sizeof *v->rows);
     size_t ranks = aligned((size_t)(s->n_kv_heads * v->row_stride) * sizeof *v->ranks);
@@ -349,7 +356,8 @@ static bool view_saved(const th_session *session, const th_case *c, const th_exe
                 selection + offsets + rows + ranks);
         return false;
     }
-    v->selection = (const int32_t *)(const void *)r->saved;
+    v->selection = has_masks ? NULL : (const int32_t *)(const void *)r->saved;
+    v->masks = has_masks ? r->saved : NULL;
     v->offsets = (const int64_t *)(const void *)(r->saved + selection);
     v->rows = (const uint32_t *)(const void *)(r->saved + selection + offsets);
     v->ranks = (const uint16_t *)(const void *)(r->saved + selection + offsets + rows);
@@ -369,13 +377,16 @@ void th_check_index(const th_session *session, const th_case *c, const th_exec *
     saved_view v;
     if (!view_saved(session, c, e, r, &v)) return;
     int group = s->n_q_heads / s->n_kv_heads;
-    for (int64_t x = 0; x < th_selection_elements(c); x++)
+    for (int64_t x = 0; v.selection != NULL && x < th_selection_elements(c); x++)
         if (v.selection[x] != r->selection[x]) {
             th_fail(session, c, "saved selection[%lld] is %d, selection %d", (long long)x, v.selection[x],
                     r->selection[x]);
             return;
         }
+    const size_t mask_bytes = (size_t)(s->total_q * group) * v.mask_bytes; /* of a kv head */
+    uint8_t *masks = th_allocate(mask_bytes, 1);
     for (int g = 0; g < s->n_kv_heads; g++) {
+        memset(masks, 0, mask_bytes);
         const int64_t *offsets = v.offsets + (int64_t)g * (v.n_slots + 1);
         int64_t *owner = th_allocate((size_t)v.n_slots, sizeof *owner); /* sequence + 1 of a slot, 0: none */
         for (int64_t b = 0; b < s->batch; b++)
@@ -405,13 +416,17 @@ void th_check_index(const th_session *session, const th_case *c, const th_exec *
                                     (long long)(t * group + h), m);
                             goto done;
                         }
+                        masks[(size_t)(t * group + h) * v.mask_bytes + (size_t)m / 8] |= (uint8_t)(1u << m % 8);
                         at++;
                     }
         }
         if (offsets[v.n_slots] != at)
             th_fail(session, c, "kv head %d: the last offset is %lld, expected %lld", g, (long long)offsets[v.n_slots],
                     (long long)at);
+        if (v.masks != NULL && memcmp(masks, v.masks + (size_t)g * mask_bytes, mask_bytes) != 0)
+            th_fail(session, c, "kv head %d: the saved masks of picks are not those of the index", g);
     done:
         free(owner);
     }
+    free(masks);
 }

@@ -222,6 +222,7 @@ static const mobai_variant variants[] = {
     {.name = "gate__avx512", .stage = MOBAI_STAGE_GATE, .dtypes = ALL, .needs = MOBAI_CAP_AVX512, .cost = cost_5},
     {.name = "gate__mma", .stage = MOBAI_STAGE_GATE, .dtypes = ALL, .needs = MOBAI_CAP_MMA, .cost = cost_1},
     {.name = "index__mock", .stage = MOBAI_STAGE_INDEX, .dtypes = ALL, .cost = cost_1},
+    {.name = "index__masks", .stage = MOBAI_STAGE_INDEX, .dtypes = ALL, .cost = cost_10, .pick_masks = true},
     {.name = "attend__one_pass",
      .stage = MOBAI_STAGE_ATTEND,
      .dtypes = ALL,
@@ -270,6 +271,12 @@ static const mobai_variant variants[] = {
      .dtypes = ALL,
      .flow = MOBAI_FLOW_PARTIALS_F32,
      .cost = cost_1},
+    {.name = "dq_sum__masks",
+     .stage = MOBAI_STAGE_DQ_SUM,
+     .dtypes = ALL,
+     .flow = MOBAI_FLOW_PARTIALS_F32,
+     .cost = cost_10,
+     .pick_masks = true},
     {.name = "kconv_bwd__mock", .stage = MOBAI_STAGE_KCONV_BWD, .dtypes = ALL, .cost = cost_1},
 };
 

@@ -119,6 +119,40 @@ Test(runs, stages_read_the_convolved_keys_except_its_own_backward) {
     drop(&x);
 }
 
+/* The selection of a forward that saves masks lies in the workspace or is the caller's; its backward has none. */
+Test(runs, masks_take_the_place_of_a_saved_selection) {
+    setenv("MOBA_KERNEL", "index=*masks,dq_sum=*masks", 1);
+    fixture x = make(0, 1);
+    unsetenv("MOBA_KERNEL");
+    for (int own = 0; own < 2; own++) {
+        moba_buffer given = x.selection;
+        if (!own) given = (moba_buffer)MOBA_BUFFER_NULL;
+        x.f.selection = given;
+        mock.n_launches = 0;
+        cr_assert_eq(moba_forward(x.plan, stream, &x.f), MOBA_OK, "%s", moba_last_error());
+        for (int i = 0; i < mock.n_launches; i++) {
+            const mobai_stage_args *a = &mock.launches[i].args;
+            cr_assert_eq(a->selection.handle, own ? given.handle : x.f.workspace.handle, "launch %d", i);
+            cr_assert_eq(a->pick_masks.handle, x.f.saved.handle, "launch %d", i);
+        }
+    }
+    mock.n_launches = 0;
+    cr_assert_eq(moba_backward(x.plan, stream, &x.b), MOBA_OK, "%s", moba_last_error());
+    for (int i = 0; i < mock.n_launches; i++) {
+        cr_assert_eq(mock.launches[i].args.selection.handle, 0);
+        cr_assert_eq(mock.launches[i].args.pick_masks.handle, x.b.saved.handle);
+    }
+    mock.n_launches = 0;
+    moba_buffer saved = x.f.saved;
+    x.f.saved = (moba_buffer)MOBA_BUFFER_NULL;
+    cr_assert_eq(moba_forward(x.plan, stream, &x.f), MOBA_OK, "%s", moba_last_error());
+    cr_assert_gt(mock.n_launches, 0);
+    cr_assert_eq(mock.launches[0].args.pick_masks.handle, 0, "nothing is saved");
+    x.f.saved = saved;
+    x.f.selection = (moba_buffer)MOBA_BUFFER_NULL;
+    drop(&x);
+}
+
 /* Each launch in turn fails: the status comes back, the run stops there and is closed, and the context still works. */
 Test(runs, a_failed_launch_is_reported_and_the_context_stays_usable) {
     fixture x = make(3, 1);

@@ -23,6 +23,7 @@ static void check_layout(const moba_plan *plan, mobai_pass pass) {
     mobai_region all[] = {l->kprime,
                           l->centroids,
                           l->routing.selection,
+                          l->routing.pick_masks,
                           l->routing.index_offsets,
                           l->routing.index_rows,
                           l->routing.index_ranks,
@@ -93,6 +94,34 @@ Test(planner, saved_buffer_has_its_documented_layout) {
     cr_assert_eq(bytes, offset);
     moba_plan_destroy(plan);
     moba_context_destroy(context);
+}
+
+/* Masks of 2, 1 and 1 bytes a row in place of the selection, where the index and dq_sum both have them. */
+Test(planner, saved_buffer_holds_masks_where_both_kernels_have_them) {
+    static const char *const kernels[] = {"index=*masks,dq_sum=*masks", "index=*masks,dq_sum=*mock",
+                                          "index=*mock,dq_sum=*masks"};
+    static const int32_t tops[] = {9, 8, 4};
+    static const size_t mask_bytes[] = {2, 1, 1};
+    for (size_t i = 0; i < 3; i++) {
+        setenv("MOBA_KERNEL", kernels[i], 1);
+        moba_context *context = mock_open();
+        for (size_t x = 0; x < 3; x++) {
+            moba_problem p = mock_problem(1000);
+            p.top_k = tops[x];
+            p.deterministic = 1; /* the flow with partials */
+            moba_plan *plan = make(context, &p);
+            const mobai_saved_layout *s = &plan->saved;
+            cr_assert_eq(s->selection.bytes, i == 0 ? 0 : 1000u * 4 * (size_t)tops[x] * 4, "%zu", s->selection.bytes);
+            cr_assert_eq(s->pick_masks.bytes, i == 0 ? 1000 * 4 * mask_bytes[x] : 0, "%zu", s->pick_masks.bytes);
+            cr_assert_eq(s->index_offsets.offset, (s->selection.bytes + s->pick_masks.bytes + 255) / 256 * 256);
+            cr_assert_gt(plan->layout[MOBAI_PASS_FORWARD].routing.selection.bytes, 0);
+            cr_assert_eq(plan->layout[MOBAI_PASS_FORWARD].routing.pick_masks.bytes, 0);
+            check_layout(plan, MOBAI_PASS_FORWARD);
+            moba_plan_destroy(plan);
+        }
+        moba_context_destroy(context);
+    }
+    unsetenv("MOBA_KERNEL");
 }
 
 /* The launches of `stage` cover every (kv head, query row) exactly once. */

@@ -17,9 +17,25 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void dq_su
     const int slice_g = (int)blockIdx.y, g = p.kv_head_begin + slice_g;
     const int h = g * p.group + (int)(within - (uint32_t)t * (uint32_t)p.group);
     const sequence s = sequence_of_query(p, t);
-    int ids[PER_LANE];
-    read_picks<LANES>((const int32_t *)p.selection + ((int64_t)t * p.n_q_heads + h) * p.top_k, p.top_k,
-                      n_legal_blocks(p, s, t), ids);
+    uint32_t picks = 0; /* those that have partials, one bit each */
+    if (p.pick_masks) {
+        const int64_t at = (int64_t)g * p.total_q * p.group + within;
+        if (p.top_k <= 8)
+            picks = __ldg((const uint8_t *)p.pick_masks + at);
+        else if (p.top_k <= 16)
+            picks = __ldg((const uint16_t *)p.pick_masks + at);
+        else
+            picks = __ldg((const uint32_t *)p.pick_masks + at);
+    } else {
+        int ids[PER_LANE];
+        read_picks<LANES>((const int32_t *)p.selection + ((int64_t)t * p.n_q_heads + h) * p.top_k, p.top_k,
+                          n_legal_blocks(p, s, t), ids);
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++) {
+            const uint32_t all = __ballot_sync(MOBAI_FULL_WARP, ids[i] >= 0) >> ((int)threadIdx.x & 31 & -LANES);
+            picks |= (all & ((1u << LANES) - 1)) << (i * LANES);
+        }
+    }
 
     float sum[8];
 #pragma unroll
@@ -36,13 +52,12 @@ template <int BF16, int D, int VEC> static __device__ __forceinline__ void dq_su
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const int x = batch * 8 + i;
-                const int id = __shfl_sync(MOBAI_FULL_WARP, ids[x / LANES], x % LANES, LANES);
                 v[i] = make_uint4(0, 0, 0, 0);
-                asm volatile("{\n.reg .pred p;\nsetp.ge.s32 p, %6, 0;\n"
+                asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
                              "@p ld.global.L1::no_allocate.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;\n}"
                              : "+r"(v[i].x), "+r"(v[i].y), "+r"(v[i].z), "+r"(v[i].w)
                              : "l"(partials + (int64_t)(x * p.n_key_tiles + key_tile) * (D * 2)),
-                               "l"(MOBAI_L2_EVICT_FIRST), "r"(id));
+                               "l"(MOBAI_L2_EVICT_FIRST), "r"(picks & (1u << x)));
             }
 #pragma unroll
             for (int i = 0; i < 8; i++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * index: from row lists to the ascending row list of every (kv head, block slot).
- *   index_count    picks of every (kv head, chunk of rows, slot)
+ *   index_count    picks of every (kv head, chunk of rows, slot); pick_masks
  *   index_scan     exclusive sums over chunks and over slots: where each chunk's part of each list begins
  *   index_scatter  sorts a chunk's picks by slot in shared memory, rows ascending, and copies the runs out
  *   index_cut      the parts of each list that the slices' steps have
@@ -9,6 +9,8 @@
  * A row's legal picks are distinct, so its lanes bump a warp's counters without meeting, rows one after another: stable
  * without a sort, and no result depends on timing. Slots are worked on in windows, so shared memory bounds no problem.
  */
+#include <type_traits>
+
 #include "common.cuh"
 
 #define ILLEGAL 0x7fffffff
@@ -24,11 +26,11 @@ static __device__ __forceinline__ int slot_of_pick(const mobai_sm90_params &p, i
 template <int LANES> struct pick_reader {
     static constexpr int ROWS = 32 / LANES; /* of one pass of a warp */
     const mobai_sm90_params &p;
-    const int32_t *selection; /* this lane's rank of this kv head's first query head */
+    const int32_t *selection;      /* this lane's rank of this kv head's first query head */
     int window_first, window_size; /* slots of the window, counted from the first slot of the first row's sequence */
     int base_slot;
-    int end;      /* of the rows this lane reads; 0 for lanes past the list */
-    bool uniform; /* one sequence owns every row from first to last: the fields below hold for all */
+    int end;              /* of the rows this lane reads; 0 for lanes past the list */
+    bool uniform;         /* one sequence owns every row from first to last: the fields below hold for all */
     int n_ids, key_shift; /* query row t sees the sequence's keys 0 .. t + key_shift */
 
     __device__ pick_reader(const mobai_sm90_params &p_, int g, int begin, int end_, int window) : p(p_) {
@@ -124,6 +126,10 @@ static __device__ __forceinline__ void store_half(uint32_t at, uint32_t v) {
     asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"((uint16_t)v) : "memory");
 }
 
+/** The picks of a row that are in the index, one bit each. */
+template <int LANES>
+using mask_of = std::conditional_t<LANES == 8, uint8_t, std::conditional_t<LANES == 16, uint16_t, uint32_t>>;
+
 template <int LANES> static __device__ __forceinline__ void index_count(const mobai_sm90_params &p) {
     extern __shared__ uint32_t counts[];
     const int chunk = (int)blockIdx.x, window = (int)blockIdx.y, g = p.kv_head_begin + (int)blockIdx.z;
@@ -133,14 +139,22 @@ template <int LANES> static __device__ __forceinline__ void index_count(const mo
         counts[i] = 0;
     if (chunk == 0 && window == 0 && threadIdx.x == 0) ((uint32_t *)p.tickets)[blockIdx.z] = 0;
     __syncthreads();
-    constexpr int PASSES = 8, WARP_ROWS = PASSES * pick_reader<LANES>::ROWS;
-    for (int base = begin + ((int)threadIdx.x >> 5) * WARP_ROWS; base < end && !picks.is_empty();
+    constexpr int ROWS = pick_reader<LANES>::ROWS, PASSES = 8, WARP_ROWS = PASSES * ROWS;
+    const bool marks = p.pick_masks && window == 0; /* the first window's groups know every legal pick */
+    const int lane = (int)threadIdx.x & 31;
+    mask_of<LANES> *masks = (mask_of<LANES> *)p.pick_masks + (int64_t)g * p.total_q * p.group;
+    for (int base = begin + ((int)threadIdx.x >> 5) * WARP_ROWS; base < end && (marks || !picks.is_empty());
          base += ((int)blockDim.x >> 5) * WARP_ROWS) {
         int slots[PASSES];
-        picks.load(slots, base + ((int)threadIdx.x & 31) / LANES);
+        const int row = base + lane / LANES;
+        picks.load(slots, row);
 #pragma unroll
-        for (int i = 0; i < PASSES; i++)
+        for (int i = 0; i < PASSES; i++) {
             if (picks.counts(slots[i])) atomicAdd(counts + slots[i], 1u);
+            if (!marks) continue;
+            const uint32_t legal = __ballot_sync(MOBAI_FULL_WARP, slots[i] != ILLEGAL) >> (lane & -LANES);
+            if (picks.rank() == 0 && row + i * ROWS < end) masks[row + i * ROWS] = (mask_of<LANES>)legal;
+        }
     }
     __syncthreads();
     uint32_t *out = (uint32_t *)p.scratch + ((int64_t)blockIdx.z * p.n_index_chunks + chunk) * p.n_slots;

@@ -22,6 +22,7 @@ typedef struct mobai_sm90_params {
     uint64_t cu_q, cu_k; /* 0: none */
     uint64_t centroids, selection;
     uint64_t index_offsets, index_rows, index_ranks;
+    uint64_t pick_masks; /* of mobai_stage_args, rows of 1, 2 or 4 bytes; 0: none */
     uint64_t partials, partial_ml;
     uint64_t scratch;
     uint64_t tickets; /* uint32 [kv head of the launch]: work-groups of index_scan that are done */
