@@ -17,6 +17,11 @@ static int allow_shared(void *function, unsigned bytes) {
     return cuda_driver_get()->function_set(function, CU_FUNCTION_MAX_DYNAMIC_SHARED, (int)bytes);
 }
 
+/** Its first release for Linux, in words. */
+static const char *release_of(int version) {
+    return version == 12000 ? " (driver 525 or newer)" : version == 13000 ? " (driver 580 or newer)" : "";
+}
+
 static void open_driver(void) {
     driver.library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!driver.library) {
@@ -35,9 +40,9 @@ static void open_driver(void) {
     if (driver.api.driver_version) driver.api.driver_version(&driver.version);
     if (missing || driver.version < MOBAI_CUDA_MIN_DRIVER) {
         snprintf(driver.reason, sizeof driver.reason,
-                 "the NVIDIA driver supports CUDA %d.%d%s%s; CUDA %d.%d is needed (driver 525 or newer)",
-                 driver.version / 1000, driver.version % 1000 / 10, missing ? " and has no " : "",
-                 missing ? missing : "", MOBAI_CUDA_MIN_DRIVER / 1000, MOBAI_CUDA_MIN_DRIVER % 1000 / 10);
+                 "the NVIDIA driver supports CUDA %d.%d%s%s; CUDA %d.%d is needed%s", driver.version / 1000,
+                 driver.version % 1000 / 10, missing ? " and has no " : "", missing ? missing : "",
+                 MOBAI_CUDA_MIN_DRIVER / 1000, MOBAI_CUDA_MIN_DRIVER % 1000 / 10, release_of(MOBAI_CUDA_MIN_DRIVER));
         return;
     }
     cu_result result = driver.api.init(0);

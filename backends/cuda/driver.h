@@ -96,8 +96,9 @@ typedef struct cuda_driver {
 /** The driver, opened by the first call; never NULL. Without devices n_devices is 0 and `reason` says why. */
 const cuda_driver *cuda_driver_get(void);
 
-/** Oldest driver that can load the embedded code, as cuda_driver.version. */
-#define MOBAI_CUDA_MIN_DRIVER 12000
+/** Oldest driver that loads the embedded code, as cuda_driver.version: of the major version of the compiler that made
+ * it, which the build names. */
+#define MOBAI_CUDA_MIN_DRIVER (1000 * MOBA_CUDA_COMPILER_MAJOR)
 
 /** Sets the error sentence for a failed call and returns its status. `what` completes "CUDA could not ...". */
 moba_status cuda_fail(cu_result result, const char *what);

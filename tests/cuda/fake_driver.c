@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A CUDA driver that cannot be used: MOBA_TEST_DRIVER says why. "old": before CUDA 12; "no_device"; "no_start". With
- * FAKE_CUDA_DEVICE instead it has the devices of fake_device.c.
+ * A CUDA driver that cannot be used: MOBA_TEST_DRIVER says why. A number: its version, as cuDriverGetVersion gives it;
+ * "no_device"; "no_start". With FAKE_CUDA_DEVICE instead it has the devices of fake_device.c.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,8 @@ static int is(const char *state) {
 }
 
 int cuDriverGetVersion(int *version) {
-    *version = is("old") ? 11040 : 12020;
+    const char *named = getenv("MOBA_TEST_DRIVER");
+    *version = named && *named >= '0' && *named <= '9' ? atoi(named) : 99020;
     return 0;
 }
 

@@ -178,7 +178,7 @@ static void check_loading(void) {
         const char *words;
     } faults[] = {
         {"cuModuleLoadData", 2, MOBA_ERROR_OUT_OF_MEMORY, "load the|kernels"},
-        {"cuModuleLoadData", 209, MOBA_ERROR_UNSUPPORTED, "load the|the installed one is CUDA 12.2|needs a newer one"},
+        {"cuModuleLoadData", 209, MOBA_ERROR_UNSUPPORTED, "load the|the installed one is CUDA 99.2|needs a newer one"},
         {"cuModuleLoadData", 222, MOBA_ERROR_UNSUPPORTED, "load the|needs a newer one"},
         {"cuModuleGetFunction", 500, MOBA_ERROR_LAUNCH_FAILED, "find the kernel"},
         {"cuFuncSetAttribute", 1, MOBA_ERROR_LAUNCH_FAILED, "bytes of shared memory"},
