@@ -168,7 +168,8 @@ static void put_series(const page *page) {
             put_text(out, texts[t]);
             fputs("</td>", out);
         }
-        fprintf(out, "<td class=\"n\">%" PRId64 "</td>", series->first.threads);
+        const int64_t units = series->first.threads;
+        put_cell(out, mobai_number_text(units > 0 ? (double)units : NAN, number)); /* 0: the driver tells none */
         put_cell(out, mobai_number_text(series->copy_gbytes, number));
         put_cell(out, mobai_number_text(series->matrix_tflops, number));
         fprintf(out, "<td class=\"n\">%zu</td><td>", series->n_unverified);

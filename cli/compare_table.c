@@ -20,7 +20,8 @@ static void print_series(const mobai_comparison *comparison) {
         printf("%s: %s", series->label, printable(text, sizeof text, m->device));
         printf(", %s", printable(text, sizeof text, m->driver));
         printf(", moba %s", printable(text, sizeof text, m->version));
-        printf(", %" PRId64 " threads or compute units, %s", m->threads, printable(text, sizeof text, m->file));
+        if (m->threads > 0) printf(", %" PRId64 " threads or compute units", m->threads); /* 0: the driver tells none */
+        printf(", %s", printable(text, sizeof text, m->file));
         if (!isnan(series->copy_gbytes)) printf(", copies %s GB/s", mobai_number_text(series->copy_gbytes, number));
         if (!isnan(series->matrix_tflops)) {
             printf(", matrix products %s TFLOP/s", mobai_number_text(series->matrix_tflops, number));

@@ -131,6 +131,12 @@ class Table(Compare):
         text = self.expect(moba("compare", first, second), OK).stdout
         self.assertEqual(re.findall(r"(?m)^\[(\d+)\] \w+:", text), list("1234567"))
 
+    def test_units_that_the_driver_does_not_tell(self):
+        path = self.write("a.jsonl", [line(threads=0), line(threads=3)])
+        text = self.expect(moba("compare", path), OK).stdout
+        self.assertEqual(re.findall(r"(\d+) threads or compute units", text), ["3"])
+        self.assertRegex(self.page(path).text, r"Driver 10\.1\.0---0/.*a\.jsonl\n.*Driver 10\.1\.03--0/")
+
     def test_standard_input(self):
         text = json.dumps(line())  # no newline behind the last line
         self.assertIn(problem(1024), self.expect(moba("compare", "-", input="\n" + text), OK).stdout)
