@@ -3,7 +3,8 @@
  * Native handles of the CUDA backend. No CUDA header is needed; handles are passed as void *.
  *
  *   moba_buffer.handle  a device address (CUdeviceptr, or what cudaMalloc gave)
- *   moba_stream.native  a CUstream or cudaStream_t; NULL is the legacy default stream
+ *   moba_stream.native  a CUstream or cudaStream_t; NULL is the legacy default stream. It must not have been destroyed:
+ *                       the driver itself reads freed memory when it is asked about such a stream
  *   moba_event.native   a CUevent
  *
  * Without these handles moba_context_create() uses the device's primary context, the one the CUDA runtime and PyTorch

@@ -461,8 +461,34 @@ def custom_op():
                           test_utils=("test_schema", "test_faketensor"))
 
 
+def training():
+    """The module under bf16 autocast gives the same gradients eager, checkpointed and compiled, near those of float32."""
+    from torch.utils.checkpoint import checkpoint
+
+    torch.manual_seed(3)
+    layer = mt.MobaAttention(256, 4, n_kv_heads=2, block_size=64, top_k=16, kconv_width=3, device=DEVICE)
+    torch.nn.init.normal_(layer.kconv_weight, std=0.3)
+    x = torch.randn(2, 1000, 256, device=DEVICE, requires_grad=True)
+    leaves = (x, *layer.parameters())
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    want = torch.autograd.grad(layer(x).square().mean(), leaves)  # every block is selected, so rounding cannot turn routing
+    first = None
+    for name, run in (("eager", layer), ("checkpointed", lambda x: checkpoint(layer, x, use_reentrant=False)), ("compiled", compiled)):
+        with torch.autocast("cuda", torch.bfloat16):
+            y = run(x)
+        got = torch.autograd.grad(y.float().square().mean(), leaves)
+        if y.dtype != torch.bfloat16 or any(g.dtype != torch.float32 for g in got):
+            return "%s: %s, gradients %s" % (name, y.dtype, [g.dtype for g in got])
+        for other, bound in ((want, 3e-2), (first or got, 1e-3)):
+            for i, (a, b) in enumerate(zip(got, other)):
+                error = ((a - b).norm() / b.norm()).item()
+                if not error <= bound:
+                    return "%s: gradient %d is off by %.2e" % (name, i, error)
+        first = first or got
+
+
 TESTS = (exact_routing, rerun, layouts, slices, tails, bad_cu_seqlens, holes, graph, streams, contexts, lost, misaligned,
-         out_of_memory, refusals, extremes, custom_op, host_time, rerun_long, large)
+         out_of_memory, refusals, extremes, custom_op, training, host_time, rerun_long, large)
 ALONE = (lost_alone,)
 
 
