@@ -79,7 +79,8 @@ def float64():
                 (192, 2, 2, 1, True, [0, 650], [0, 900]), (256, 3, 2, 2, False, [0, 300], [0, 1000]),
                 (128, 4, 4, 2, True, [0, 513, 513, 642], [0, 600, 605, 734]),
                 (64, 3, 2, 2, False, [0, 1, 1, 300], [0, 65, 130, 130]),
-                (128, 2, 2, 2, True, [0, 300], [0, 129])):
+                (128, 2, 2, 2, True, [0, 300], [0, 129]), (64, 12, 4, 2, True, [0, 300], [0, 1500]),
+                (64, 24, 2, 2, True, [0, 150, 300], [0, 1700, 1800])):
                 q, k, v, do = data(cu_q[-1], cu_k[-1], hq, hk, d, dtype)
                 packed = dict(cu_seqlens_q=torch.tensor(cu_q, dtype=torch.int32, device=DEVICE),
                               cu_seqlens_k=torch.tensor(cu_k, dtype=torch.int32, device=DEVICE))

@@ -53,28 +53,38 @@ def rerun_long():
 
 
 def layouts():
-    """thd, bshd, bhsd, slices of a wider tensor and odd strides agree, without copies."""
+    """thd, bshd, bhsd, slices of a wider tensor and odd strides agree, and none takes memory for a copy."""
     q, k, v = data(2, 1000, 1000, 4, 2, 128)
-    want = mt.moba_attention(q, k, v, block_size=128, top_k=4)
-    hs = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
-    if not same([mt.moba_attention(*hs, block_size=128, top_k=4, layout="bhsd").transpose(1, 2).contiguous()], [want]):
-        return "bhsd differs"
-    fused = torch.cat([q, k, v], dim=2)
-    cut = fused.split([4, 2, 2], dim=2)
-    if not same([mt.moba_attention(*cut, block_size=128, top_k=4).contiguous()], [want]):
-        return "slices of a fused tensor differ"
+    turn = lambda x: x.transpose(1, 2)  # noqa: E731
+    cu = torch.tensor([0, 1000, 2000], dtype=torch.int32, device=DEVICE)
     odd = []
     for x in (q, k, v):
         wide = torch.zeros(*x.shape[:3], x.shape[3] + 3, device=DEVICE, dtype=x.dtype)
         wide[..., :x.shape[3]] = x
         odd.append(wide[..., :x.shape[3]])
-    if not same([mt.moba_attention(*odd, block_size=128, top_k=4).contiguous()], [want]):
-        return "odd strides differ"
-    cu = torch.tensor([0, 1000, 2000], dtype=torch.int32, device=DEVICE)
-    packed = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
-    got = mt.moba_attention(*packed, block_size=128, top_k=4, cu_seqlens_q=cu, cu_seqlens_k=cu)
-    if not same([got.view_as(want)], [want]):
-        return "packed sequences differ"
+    forms = (("bshd", (q, k, v), {}, lambda o: o),
+             ("bhsd", [turn(x).contiguous() for x in (q, k, v)], {"layout": "bhsd"}, turn),
+             ("bhsd of a bshd tensor", [turn(x) for x in (q, k, v)], {"layout": "bhsd"}, turn),
+             ("slices of a fused tensor", torch.cat([q, k, v], dim=2).split([4, 2, 2], dim=2), {}, lambda o: o),
+             ("odd strides", odd, {}, lambda o: o),
+             ("packed sequences", [x.flatten(0, 1) for x in (q, k, v)], {"cu_seqlens_q": cu, "cu_seqlens_k": cu},
+              lambda o: o.view(q.shape)))
+    want = None
+    for name, tensors, options, back in forms:
+        for _ in range(2):  # the first makes the plan
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+            o = mt.moba_attention(*tensors, block_size=128, top_k=4, **options)
+            took = torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
+        layout = options.get("layout", "thd" if tensors[0].dim() == 3 else "bshd")
+        plan = mt.plan_for(tensors[0], tensors[1], 128, 4, layout=layout, batch=2, inference=True)
+        most = plan.workspace_bytes + o.numel() * 2 + 2000 * 4 * 4 + 4096  # o, lse, less than a row of anything else
+        if took > most:
+            return "%s: %d bytes were taken, %d are needed" % (name, took, most)
+        got = back(o).contiguous()
+        want = got if want is None else want
+        if not same([got], [want]):
+            return name + " differs"
 
 
 def wanted_routing(q, means, block, top, n_keys, causal, n_sink, n_local):
@@ -114,7 +124,8 @@ def exact_routing():
                     for q0, q1, k0, k1 in zip(cu_q, cu_q[1:], cu_k, cu_k[1:]):
                         n = k1 - k0
                         means = torch.randint(-4, 5, (-(-n // block), hk, d), device=DEVICE)
-                        step = torch.randint(-3, 4, (-(-n // 2), hk, d), device=DEVICE)  # keys in pairs, mean + step, mean - step
+                        # keys in pairs: mean + step, mean - step
+                        step = torch.randint(-3, 4, (-(-n // 2), hk, d), device=DEVICE)
                         step = torch.stack([step, -step], 1).flatten(0, 1)[:n]
                         if n % 2:
                             step[-1] = 0
@@ -473,7 +484,8 @@ def training():
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     want = torch.autograd.grad(layer(x).square().mean(), leaves)  # every block is selected, so rounding cannot turn routing
     first = None
-    for name, run in (("eager", layer), ("checkpointed", lambda x: checkpoint(layer, x, use_reentrant=False)), ("compiled", compiled)):
+    for name, run in (("eager", layer), ("checkpointed", lambda x: checkpoint(layer, x, use_reentrant=False)),
+                      ("compiled", compiled)):
         with torch.autocast("cuda", torch.bfloat16):
             y = run(x)
         got = torch.autograd.grad(y.float().square().mean(), leaves)
