@@ -57,13 +57,14 @@ typedef struct axis {
 
 /** One row of the variants table for each instance of its kernel. */
 typedef struct variant {
+    const char *path; /* of the line that declares it */
+    int line;
     char *stage;
     char *flow;
     char *name; /* the first part of the variant's name */
     char *steps[MAX_STEPS];
     int n_steps;
-    char *tile; /* suffix such as m64n64, or NULL */
-    char *tile_m, *tile_n;
+    char *tile_m, *tile_n;         /* NULL: none */
     char *reject, *cost, *scratch; /* host functions; scratch NULL: none */
 } variant;
 
@@ -75,7 +76,6 @@ typedef struct text {
 typedef struct kernel {
     char *path;
     char *name;
-    int body_line; /* of the .kern file */
     char *lanes;
     axis axes[MAX_AXES];
     int n_axes;

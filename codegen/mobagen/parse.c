@@ -59,6 +59,11 @@ static char *remainder_of(line *l, const char *what) {
     return s;
 }
 
+/** For what a kernel has once. */
+static void expect_first(line *l, const char *before, const char *what) {
+    if (before) fail_at(l->path, l->number, "a second '%s'", what);
+}
+
 static void expect_end(line *l) {
     char *w = word_or_end(l);
     if (w) fail_at(l->path, l->number, "unexpected '%s' at the end of the line", w);
@@ -188,6 +193,17 @@ static void parse_derive(kernel *k, line *l) {
               (param){.kind = PARAM_DERIVED, .type = t, .name = name, .source = remainder_of(l, "the expression")});
 }
 
+/** Adds a macro or array; the same one again, from a file included twice, is no error. */
+static void add_named(named *all, int *n, int capacity, const named *d, line *l, const char *what) {
+    for (int i = 0; i < *n; i++) {
+        if (strcmp(all[i].name, d->name) != 0) continue;
+        if (strcmp(all[i].value, d->value) == 0 && all[i].type == d->type) return;
+        fail_at(l->path, l->number, "'%s' was declared before as something else", d->name);
+    }
+    if (*n == capacity) fail_at(l->path, l->number, "more than %d %s", capacity, what);
+    all[(*n)++] = *d;
+}
+
 static void parse_shared(kernel *k, line *l) {
     char *element = word(l, "the element type");
     named s = {.type = strcmp(element, type_names[TYPE_F32X4]) == 0 ? TYPE_F32X4 : parse_type(l, element)};
@@ -199,8 +215,7 @@ static void parse_shared(kernel *k, line *l) {
     s.name = copy_range(w, open);
     s.value = copy_range(open + 1, close);
     check_name(l, s.name);
-    if (k->n_shared == MAX_SHARED) fail_at(l->path, l->number, "more than %d shared arrays", MAX_SHARED);
-    k->shared[k->n_shared++] = s;
+    add_named(k->shared, &k->n_shared, MAX_SHARED, &s, l, "shared arrays");
 }
 
 static void parse_axis(kernel *k, line *l) {
@@ -208,6 +223,8 @@ static void parse_axis(kernel *k, line *l) {
     axis *a = &k->axes[k->n_axes++];
     a->name = word(l, "the axis' name");
     check_name(l, a->name);
+    for (const axis *b = k->axes; b < a; b++)
+        if (strcmp(b->name, a->name) == 0) fail_at(l->path, l->number, "a second axis '%s'", a->name);
     a->prefix = strcmp(a->name, "dtype") == 0 ? copy("") : word(l, "the prefix of the axis' values");
     char *w = word(l, "a value");
     do {
@@ -222,6 +239,8 @@ static void parse_axis(kernel *k, line *l) {
 static void parse_variant(kernel *k, line *l) {
     if (k->n_variants == MAX_VARIANTS) fail_at(l->path, l->number, "more than %d variants", MAX_VARIANTS);
     variant *v = &k->variants[k->n_variants++];
+    v->path = l->path;
+    v->line = l->number;
     v->name = word(l, "the variant's name");
     char *key;
     while ((key = word_or_end(l)) != NULL) {
@@ -254,6 +273,7 @@ static void parse_variant(kernel *k, line *l) {
 }
 
 static void parse_grid(kernel *k, line *l) {
+    expect_first(l, k->grid[0], "grid");
     char *all = remainder_of(l, "the grid"), *begin = all;
     int depth = 0, n = 0;
     for (char *c = all;; c++) {
@@ -285,9 +305,9 @@ static void parse_directive(kernel *k, line *l, int depth) {
     char *w = word_or_end(l);
     if (!w) return;
     if (strcmp(w, "kernel") == 0)
-        k->name = word(l, "the kernel's name"), check_name(l, k->name);
+        expect_first(l, k->name, w), k->name = word(l, "the kernel's name"), check_name(l, k->name);
     else if (strcmp(w, "lanes") == 0)
-        k->lanes = remainder_of(l, "the number of lanes");
+        expect_first(l, k->lanes, w), k->lanes = remainder_of(l, "the number of lanes");
     else if (strcmp(w, "axis") == 0)
         parse_axis(k, l);
     else if (strcmp(w, "tensor") == 0)
@@ -307,11 +327,10 @@ static void parse_directive(kernel *k, line *l, int depth) {
     else if (strcmp(w, "include") == 0)
         parse_include(k, l, depth);
     else if (strcmp(w, "define") == 0) {
-        if (k->n_defines == MAX_DEFINES) fail_at(l->path, l->number, "more than %d defines", MAX_DEFINES);
-        named *d = &k->defines[k->n_defines++];
-        d->name = word(l, "the macro's name");
-        check_name(l, d->name);
-        d->value = remainder_of(l, "the macro's value");
+        named d = {.name = word(l, "the macro's name")};
+        check_name(l, d.name);
+        d.value = remainder_of(l, "the macro's value");
+        add_named(k->defines, &k->n_defines, MAX_DEFINES, &d, l, "defines");
     } else
         fail_at(l->path, l->number, "unknown directive '%s'", w);
     expect_end(l);
@@ -328,7 +347,6 @@ static void parse_file(kernel *k, const char *path, const char *from, int from_l
         line l = {path, number, begin};
         skip_spaces(&l);
         if (strcmp(l.rest, "body") == 0) {
-            if (depth == 0) k->body_line = number + 1;
             text *to = depth == 0 ? &k->body : &k->macros;
             text_add_bytes(to, next, strlen(next));
             if (to->length && to->data[to->length - 1] != '\n') text_add(to, "\n");

@@ -114,24 +114,29 @@ static void emit_instances(text *out, kernel *const *kernels, int n) {
 }
 
 /** Index in the instances table of the step's instance whose axes agree with those of `i`. */
-static int step_index(kernel *const *kernels, int n, const kernel *k, const instance *i, const char *step) {
+static int step_index(kernel *const *kernels, int n, const kernel *k, const variant *v, const instance *i,
+                      const char *step) {
     int index = 0;
+    bool known = false;
     for (int x = 0; x < n; x++) {
         const kernel *s = kernels[x];
         instance j = {{0}};
         do {
             bool match = strcmp(s->name, step) == 0;
+            known = known || match;
             for (int a = 0; match && a < s->n_axes; a++) {
                 const char *wanted = instance_value(k, i, s->axes[a].name);
                 if (!wanted)
-                    fail_at(k->path, 0, "step '%s' has the axis %s, which %s lacks", step, s->axes[a].name, k->name);
+                    fail_at(v->path, v->line, "step '%s' has the axis %s, which %s lacks", step, s->axes[a].name,
+                            k->name);
                 match = strcmp(wanted, s->axes[a].values[j.value[a]]) == 0;
             }
             if (match) return index;
             index++;
         } while (next_instance(s, &j));
     }
-    fail_at(k->path, 0, "step '%s' is no kernel, or lacks an instance that '%s' needs", step, k->name);
+    fail_at(v->path, v->line, known ? "step '%s' lacks an instance that '%s' needs" : "step '%s' of '%s' is no kernel",
+            step, k->name);
 }
 
 static const char *tile_value(const kernel *k, const instance *i, const char *tile) {
@@ -156,7 +161,7 @@ static void emit_variant(text *table, text *rows, kernel *const *kernels, int n,
         variant_name(k, v, &i, &name);
         text_add(table, "const mobai_simt_program mobai_program_%s = {%d, {", name.data, v->n_steps);
         for (int s = 0; s < v->n_steps; s++)
-            text_add(table, "%s%d", s ? ", " : "", step_index(kernels, n, k, &i, v->steps[s]));
+            text_add(table, "%s%d", s ? ", " : "", step_index(kernels, n, k, v, &i, v->steps[s]));
         text_add(table, "}};\n");
         const char *dim = instance_value(k, &i, "DT"), *tile = v->tile_m ? tile_value(k, &i, v->tile_m) : "0";
         text_add(table, "const char *mobai_reject_%s(const moba_problem *p, const mobai_caps *c) {\n", name.data);

@@ -21,15 +21,21 @@ for golden in "$here"/golden/*; do
     diff -u "$golden" "$work/$(basename "$golden")" || { echo "FAILED: $(basename "$golden") is not as expected"; failed=1; }
 done
 [ "$(ls "$here/golden" | wc -l)" = 8 ] || { echo "FAILED: 8 golden files are expected"; failed=1; }
-for bad in "$here"/bad/*.kern; do
-    name=$(basename "$bad" .kern)
-    mkdir -p "$work/bad/opencl" "$work/bad/glsl" "$work/bad/cuda" "$work/bad/hip"
-    code=0
-    "$mobagen" emit "$source/codegen/dialect" "$work/bad" "$bad" 2>"$work/stderr" || code=$?
-    if [ "$code" != 1 ] || ! grep -qF "$(cat "$here/bad/$name.expected")" "$work/stderr"; then
-        echo "FAILED: $name.kern: exit $code, said: $(cat "$work/stderr")"
+cases=0
+mkdir -p "$work/bad/opencl" "$work/bad/glsl" "$work/bad/cuda" "$work/bad/hip"
+while read -r line; do
+    case $line in \#*) continue ;; esac
+    expected=${line%% | *} text=${line#* | } code=0
+    rm -f "$work"/bad/*.kern
+    printf '%b' "${text%%@*}" >"$work/bad/case.kern"
+    case $text in *@*) printf '%b' "${text#*@}" >"$work/bad/other.kern" ;; esac
+    "$mobagen" emit "$source/codegen/dialect" "$work/bad" "$work"/bad/*.kern 2>"$work/stderr" || code=$?
+    if [ "$code" != 1 ] || ! grep -qF "$expected" "$work/stderr" || [ "$(wc -l <"$work/stderr")" != 1 ]; then
+        echo "FAILED: '$expected' is expected: exit $code, said: $(cat "$work/stderr")"
         failed=1
     fi
-done
+    cases=$((cases + 1))
+done <"$here/bad/cases.txt"
+[ $cases -ge 45 ] || { echo "FAILED: only $cases cases"; failed=1; }
 "$mobagen" >/dev/null 2>&1 && { echo "FAILED: no usage error"; failed=1; }
 exit $failed
