@@ -77,6 +77,7 @@ static moba_buffer output(moba_context *context, size_t bytes) {
     moba_stream stream = {NULL};
     if (bytes > 0 && ok(moba_buffer_create(context, bytes, &b), "moba_buffer_create"))
         ok(moba_buffer_fill(context, stream, b, 0xff, bytes), "moba_buffer_fill");
+    ok(moba_stream_synchronize(context, stream), "moba_stream_synchronize"); /* runs use streams of their own */
     return b;
 }
 
