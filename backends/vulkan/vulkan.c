@@ -18,7 +18,8 @@ enum { MAX_DEVICES = 16 };
 
 static pthread_once_t load_once = PTHREAD_ONCE_INIT, probe_once = PTHREAD_ONCE_INIT;
 static PFN_vkGetInstanceProcAddr get_instance_proc;
-static VkInstance instance; /* of the process, made by the first probe */
+static const char *load_failure; /* why there is none */
+static VkInstance instance;      /* of the process, made by the first probe */
 static VkPhysicalDevice devices[MAX_DEVICES];
 static int32_t n_devices;
 static char probe_reason[256];
@@ -34,6 +35,9 @@ static void load_library(void) {
     void *library = dlopen("libvulkan.so.1", RTLD_NOW | RTLD_LOCAL);
     void *symbol = library ? dlsym(library, "vkGetInstanceProcAddr") : NULL;
     if (symbol) memcpy(&get_instance_proc, &symbol, sizeof symbol);
+    load_failure = !library  ? "libvulkan.so.1 cannot be opened; install a Vulkan loader (libvulkan1) and a driver"
+                   : !symbol ? "libvulkan.so.1 lacks vkGetInstanceProcAddr: it is no Vulkan loader"
+                             : NULL;
 }
 
 static bool load_instance(VkInstance of, instance_functions *out) {
@@ -144,9 +148,8 @@ static bool make_instance(void) {
 
 static void probe_devices(void) {
     pthread_once(&load_once, load_library);
-    if (!get_instance_proc) {
-        snprintf(probe_reason, sizeof probe_reason,
-                 "libvulkan.so.1 cannot be opened; install a Vulkan loader (libvulkan1) and a driver");
+    if (load_failure) {
+        snprintf(probe_reason, sizeof probe_reason, "%s", load_failure);
         return;
     }
     if (!make_instance()) return;
@@ -327,7 +330,7 @@ static moba_status adopt(mobai_device *d, const void *handles, instance_function
                           : !native.device          ? "device"
                                                     : "queue");
     pthread_once(&load_once, load_library);
-    if (!get_instance_proc) return mobai_fail(MOBA_ERROR_BACKEND_UNAVAILABLE, "libvulkan.so.1 cannot be opened");
+    if (load_failure) return mobai_fail(MOBA_ERROR_BACKEND_UNAVAILABLE, "%s", load_failure);
     if (!load_instance(native.instance, f))
         return mobai_fail(MOBA_ERROR_UNSUPPORTED, "the VkInstance lacks a function of Vulkan 1.2");
     d->adopted = true;

@@ -19,8 +19,8 @@ OK, CHECK, USAGE, BACKEND, FAILED = range(5)
 
 
 def moba(*arguments, env=None, **keywords):
-    """Runs the program on the CPU backend, unless env says otherwise."""
-    environment = {**os.environ, "MOBA_BACKEND": "cpu", **(env or {})}
+    """Runs the program on the backend under test, cpu unless MOBA_TEST_BACKEND or env says otherwise."""
+    environment = {**os.environ, "MOBA_BACKEND": os.environ.get("MOBA_TEST_BACKEND", "cpu"), **(env or {})}
     environment = {name: value for name, value in environment.items() if value is not None}
     keywords = {"capture_output": True, "text": True, "timeout": 120, **keywords}
     return subprocess.run([PROGRAM, *map(str, arguments)], env=environment, **keywords)
