@@ -7,9 +7,12 @@
 #include <CL/cl.h>
 #include <criterion/criterion.h>
 
-#include "codegen/host/simt.h"
+#include "codegen/host/simt_row.h"
 
-extern const char *const mobai_simt_opencl[];
+static const mobai_variant variants[] = {
+#include "simt_rows.inc"
+};
+enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 
 Test(kernels, fit_the_least_device) {
     cr_assert_gt(mobai_n_simt_instances, 50);
@@ -18,6 +21,59 @@ Test(kernels, fit_the_least_device) {
         cr_expect(k->lanes >= 1 && k->lanes <= 256, "%s: %d lanes", k->name, (int)k->lanes);
         cr_expect(k->shared_bytes >= 0 && k->shared_bytes <= 32768, "%s: %d bytes", k->name, (int)k->shared_bytes);
     }
+}
+
+/** A row of `stage` that serves the problem; NULL with the last reason in *why. */
+static const mobai_variant *serving(mobai_stage stage, const moba_problem *p, const mobai_caps *caps,
+                                    const char **why) {
+    for (int i = 0; i < N_VARIANTS; i++) {
+        const mobai_variant *v = &variants[i];
+        if (v->stage != stage || !(v->dtypes & (1u << p->dtype))) continue;
+        if (p->dense && v->flow != MOBAI_FLOW_ONE_PASS) continue;
+        const char *reason = v->reject(p, caps);
+        if (!reason) return v;
+        *why = reason;
+    }
+    return NULL;
+}
+
+/* Every supported shape has a kernel for every stage on the least device, and none on a smaller one. */
+Test(kernels, serve_every_shape_on_the_least_device) {
+    static const int32_t dims[] = {1, 31, 32, 33, 64, 65, 127, 128, 129, 200, 256},
+                         picks[] = {1, 2, 31, 32, 33, 128, 1000};
+    static const mobai_stage dense[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_ATTEND, MOBAI_STAGE_DELTA,
+                                        MOBAI_STAGE_ATTEND_BWD, MOBAI_STAGE_KCONV_BWD};
+    const mobai_caps least = {.max_workgroup_size = 256, .local_memory_bytes = 32768};
+    const mobai_caps narrow = {.max_workgroup_size = 63, .local_memory_bytes = 32768};
+    const mobai_caps small = {.max_workgroup_size = 256, .local_memory_bytes = 1024};
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
+        for (size_t k = 0; k < sizeof picks / sizeof *picks; k++)
+            for (int32_t dtype = 0; dtype < 3; dtype++)
+                for (int32_t x = 0; x < 2; x++) {
+                    const moba_problem p = {.dtype = (moba_dtype)dtype,
+                                            .head_dim = dims[d],
+                                            .block_size = 17,
+                                            .top_k = picks[k],
+                                            .dense = x,
+                                            .n_q_heads = 2,
+                                            .n_kv_heads = 1,
+                                            .kconv_width = 3};
+                    const char *why = "there is none";
+                    for (int s = 0; s < (x ? 5 : MOBAI_STAGE_COUNT); s++) {
+                        mobai_stage stage = x ? dense[s] : (mobai_stage)s;
+                        cr_expect_not_null(serving(stage, &p, &least, &why),
+                                           "stage %d, head_dim %d, top_k %d, dtype %d: %s", stage, dims[d], picks[k],
+                                           dtype, why);
+                    }
+                    cr_expect_null(serving(MOBAI_STAGE_ATTEND, &p, &narrow, &why));
+                    cr_expect_null(serving(MOBAI_STAGE_ATTEND, &p, &small, &why));
+                }
+    const moba_problem p = {.head_dim = 64, .block_size = 64, .top_k = 8};
+    const char *why;
+    const mobai_variant *attend = serving(MOBAI_STAGE_ATTEND, &p, &least, &why);
+    cr_assert_not_null(attend);
+    cr_expect_str_eq(attend->reject(&p, &narrow), "the device's work-groups are too small");
+    cr_expect_str_eq(attend->reject(&p, &small), "the device's shared memory is too small");
 }
 
 /** The first device of any platform. */
