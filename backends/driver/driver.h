@@ -157,8 +157,8 @@ moba_status mobai_driver_matrix_launch(mobai_device *device, void *stream, const
 const char *mobai_driver_matrix_reject_dim(const moba_problem *p, int32_t dim_tile);
 /** Why gate_matrix with tiles of so many dims and lists of so many picks cannot serve a problem; NULL: it can. */
 const char *mobai_driver_matrix_reject_gate(const moba_problem *p, int32_t dim_tile, int32_t list);
-/** Products at a fifth of the matrix rate; a pick costs what the products of 8 blocks do, or, with long lists, of 64.
- */
+/** Products at half of the matrix rate; an entry into a list costs what the products of 27 blocks of head_dim 128 do,
+ * of 66 with more than 8 picks. */
 double mobai_driver_matrix_cost_gate(const mobai_shape *shape);
 
 #endif

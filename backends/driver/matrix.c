@@ -81,7 +81,7 @@ double mobai_driver_matrix_cost_gate(const mobai_shape *s) {
     const double blocks = (double)mobai_ceil_div(p->max_seqlen_k, p->block_size) * (p->causal ? 0.5 : 1.0);
     /* Blocks in random order that are among the best so far. */
     const double entries = picks <= 0 ? 0.0 : blocks <= picks ? blocks : picks * (1.0 + log(blocks / picks));
-    const double entry = picks <= 8 ? 14e3 : picks <= 16 ? 34e3 : 60e3;
+    const double entry = picks <= 8 ? 14e3 : 34e3;
     const double row = 4.0 * p->head_dim * blocks + entries * entry + 155e3;
     return 3.0 + rows * row / (s->caps->matrix_gflops * 1e3);
 }

@@ -46,21 +46,21 @@ MATRIX_GATES(128, 32)
         .needs = CAP, .flow = MOBAI_FLOW_PARTIALS_F32, .tile_m = 64, .tile_n = n, .reject = matrix_reject_attend_d##d, \
         .cost = matrix_cost_attend, .scratch_bytes = mobai_simt_scratch_schedule, .code = &matrix_attend_##type##_d##d \
     }
-#define MATRIX_GATE_ROW(type, DTYPE, d, m, k, method, CAP)                                                             \
+#define MATRIX_GATE_ROW(type, DTYPE, d, k, method, CAP)                                                                \
     {                                                                                                                  \
-        .name = "gate_" #type "_d" #d "__" method "_m" #m "n32_k" #k, .stage = MOBAI_STAGE_GATE,                       \
-        .dtypes = 1u << DTYPE, .needs = CAP, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = m, .tile_n = 32,                   \
+        .name = "gate_" #type "_d" #d "__" method "_m128n32_k" #k, .stage = MOBAI_STAGE_GATE, .dtypes = 1u << DTYPE,   \
+        .needs = CAP, .flow = MOBAI_FLOW_ONE_PASS, .tile_m = 128, .tile_n = 32,                                        \
         .reject = matrix_reject_gate_d##d##_k##k, .cost = mobai_driver_matrix_cost_gate,                               \
         .code = &matrix_gate_##type##_d##d##_k##k                                                                      \
     }
-#define MATRIX_GATE_ROWS(d, m, k, method, CAP)                                                                         \
-    MATRIX_GATE_ROW(bf16, MOBA_BF16, d, m, k, method, CAP), MATRIX_GATE_ROW(f16, MOBA_F16, d, m, k, method, CAP)
+#define MATRIX_GATE_ROWS(d, k, method, CAP)                                                                            \
+    MATRIX_GATE_ROW(bf16, MOBA_BF16, d, k, method, CAP), MATRIX_GATE_ROW(f16, MOBA_F16, d, k, method, CAP)
 /** All rows of one kind of matrix instruction, whose attend takes n keys at a time. */
 #define MATRIX_ROWS(method, n, CAP)                                                                                    \
     MATRIX_ATTEND_ROW(bf16, MOBA_BF16, 128, method, n, CAP), MATRIX_ATTEND_ROW(f16, MOBA_F16, 128, method, n, CAP),    \
         MATRIX_ATTEND_ROW(bf16, MOBA_BF16, 64, method, n, CAP), MATRIX_ATTEND_ROW(f16, MOBA_F16, 64, method, n, CAP),  \
-        MATRIX_GATE_ROWS(128, 128, 8, method, CAP), MATRIX_GATE_ROWS(64, 128, 8, method, CAP),                         \
-        MATRIX_GATE_ROWS(128, 64, 16, method, CAP), MATRIX_GATE_ROWS(64, 64, 16, method, CAP),                         \
-        MATRIX_GATE_ROWS(128, 64, 32, method, CAP), MATRIX_GATE_ROWS(64, 64, 32, method, CAP)
+        MATRIX_GATE_ROWS(128, 8, method, CAP), MATRIX_GATE_ROWS(64, 8, method, CAP),                                   \
+        MATRIX_GATE_ROWS(128, 16, method, CAP), MATRIX_GATE_ROWS(64, 16, method, CAP),                                 \
+        MATRIX_GATE_ROWS(128, 32, method, CAP), MATRIX_GATE_ROWS(64, 32, method, CAP)
 
 #endif

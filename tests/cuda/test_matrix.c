@@ -105,28 +105,28 @@ static void expect_gates(void) {
     static const char *const a100 = "80 166912", *const row = "gate_bf16_d128__sm80_mma_m128n32_k8";
     moba_problem p = problem(MOBA_BF16, 128);
     p.top_k = 9;
-    expect_of("gate", a100, "", &p, row, "m64n32_k16: rejected, its picks fit shorter lists");
+    expect_of("gate", a100, "", &p, row, "m128n32_k16: rejected, its picks fit shorter lists");
     expect_of("gate", a100, "-mma", &p, "gate_bf16__simt_m64n64", "m128n32_k8: rejected, needs mma");
     expect_of("gate", "75 65536", "", &p, "gate_bf16__simt_m64n64", "m128n32_k8: rejected, needs mma");
     expect_of("gate", "90 232448", "-wgmma", &p, row, "gate_f16_d128__sm80_mma_m128n32_k8: rejected, other dtype");
     p.top_k = 10;
-    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m64n32_k16",
+    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m128n32_k16",
               "m128n32_k8: rejected, its lists hold 8 picks");
     p.top_k = 17;
-    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m64n32_k16",
-              "m64n32_k32: rejected, its picks fit shorter lists");
+    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m128n32_k16",
+              "m128n32_k32: rejected, its picks fit shorter lists");
     p.top_k = 33;
-    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m64n32_k32",
-              "m64n32_k16: rejected, its lists hold 16 picks");
+    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m128n32_k32",
+              "m128n32_k16: rejected, its lists hold 16 picks");
     p.top_k = 34;
-    expect_of("gate", a100, "", &p, "gate_bf16__simt_m16n64", "m64n32_k32: rejected, its lists hold 32 picks");
+    expect_of("gate", a100, "", &p, "gate_bf16__simt_m16n64", "m128n32_k32: rejected, its lists hold 32 picks");
     p.top_k = 70000;
-    expect_of("gate", a100, "", &p, "gate_bf16__simt_m64n64", "m64n32_k32: rejected, top_k is above 65535");
+    expect_of("gate", a100, "", &p, "gate_bf16__simt_m64n64", "m128n32_k32: rejected, top_k is above 65535");
     p = problem(MOBA_BF16, 128); /* long lists of many blocks: costlier still without matrix cores */
     p.max_total_q = p.max_total_k = 65536;
     p.block_size = 64;
     p.top_k = 32;
-    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m64n32_k32", "gate_bf16__simt_m64n64: not cheapest");
+    expect_of("gate", a100, "", &p, "gate_bf16_d128__sm80_mma_m128n32_k32", "gate_bf16__simt_m64n64: not cheapest");
     p = problem(MOBA_F16, 65);
     expect_of("gate", a100, "", &p, "gate_f16_d128__sm80_mma_m128n32_k8",
               "gate_f16_d64__sm80_mma_m128n32_k8: rejected, head_dim is larger");

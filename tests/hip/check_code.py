@@ -53,9 +53,9 @@ def products_of_a_tile(wave):
         for dim in (64, 128):
             # 16 rows (32 in waves of 64), 32 keys: scores, and values.
             yield f"moba_attend_matrix_{dtype}_d{dim}", (wave // 32) * 2 * 2 * dim // 16
-            # 32 centroids; of 128 rows each wave has 128 / (256 / wave), of 64 rows half as much.
-            for rows, picks in ((128, 8), (64, 16), (64, 32)):
-                yield f"moba_gate_matrix_{dtype}_d{dim}_k{picks}", (rows * wave // 256) * 2 // 16 * dim // 16
+            # 32 centroids, of 128 rows each wave has 128 / (256 / wave).
+            for picks in (8, 16, 32):
+                yield f"moba_gate_matrix_{dtype}_d{dim}_k{picks}", (128 * wave // 256) * 2 // 16 * dim // 16
 
 
 def check_products(arch, wave, products):

@@ -71,8 +71,8 @@ static void check_route(const th_session *sessions, size_t n, const th_case *c) 
     }
 }
 
-/* The gate on matrix cores: tiles of 128 rows with lists of 8 picks and of 64 rows with lists of 32, several tiles of
- * centroids, ranges of candidates that begin and end inside of them, ties, NaN and infinite scores. */
+/* The gate on matrix cores: tiles of 128 rows with lists of 8, 16 and 32 picks, several tiles of centroids, ranges of
+ * candidates that begin and end inside of them, ties, NaN and infinite scores. */
 Test(hip_parity, matrix_gate) {
     static const char *const problems[] = {
         "b1q150k1300h2g1d64B16t5c,bf16;fill=integer",
