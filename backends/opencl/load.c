@@ -75,12 +75,14 @@ static const char *code_name(cl_int code) {
     }
 }
 
-moba_status mobai_cl_fail(cl_int code, const char *what) {
-    moba_status status = MOBA_ERROR_LAUNCH_FAILED;
+moba_status mobai_cl_status(cl_int code) {
     if (code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_OUT_OF_HOST_MEMORY || code == CL_INVALID_BUFFER_SIZE)
-        status = MOBA_ERROR_OUT_OF_MEMORY;
+        return MOBA_ERROR_OUT_OF_MEMORY;
     if (code == CL_INVALID_MEM_OBJECT || code == CL_INVALID_COMMAND_QUEUE || code == CL_INVALID_CONTEXT)
-        status = MOBA_ERROR_WRONG_CONTEXT;
-    if (code == CL_DEVICE_NOT_AVAILABLE) status = MOBA_ERROR_DEVICE_LOST;
-    return mobai_fail(status, "%s failed: OpenCL error %d (%s)", what, (int)code, code_name(code));
+        return MOBA_ERROR_WRONG_CONTEXT;
+    return code == CL_DEVICE_NOT_AVAILABLE ? MOBA_ERROR_DEVICE_LOST : MOBA_ERROR_LAUNCH_FAILED;
+}
+
+moba_status mobai_cl_fail(cl_int code, const char *what) {
+    return mobai_fail(mobai_cl_status(code), "%s failed: OpenCL error %d (%s)", what, (int)code, code_name(code));
 }

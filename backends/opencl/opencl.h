@@ -77,6 +77,8 @@ static inline cl_command_queue mobai_cl_queue(const mobai_device *device, moba_s
     return stream.native ? (cl_command_queue)stream.native : device->queue;
 }
 
+/** What an error code of OpenCL means. */
+moba_status mobai_cl_status(cl_int code);
 /** Sets the sentence "<what> failed: <name> (<code>)" and returns the status that the code means. */
 moba_status mobai_cl_fail(cl_int code, const char *what);
 

@@ -69,7 +69,7 @@ static moba_status build_failed(mobai_device *device, cl_program program, size_t
         line += length + (line[length] == '\n');
     }
     log[strcspn(log, "\n")] = '\0';
-    return mobai_fail(MOBA_ERROR_LAUNCH_FAILED, "%s does not build on %s (OpenCL error %d): %.200s",
+    return mobai_fail(mobai_cl_status(code), "%s does not build on %s (OpenCL error %d): %.200s",
                       mobai_simt_instances[instance].name, device->name, (int)code, log);
 }
 

@@ -21,6 +21,7 @@ moba_status mobai_cl_buffer_create(mobai_device *device, size_t bytes, moba_buff
                           bytes, device->name, (unsigned long long)device->max_alloc_bytes);
     cl_int code;
     cl_mem mem = cl.clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
+    if (code == CL_DEVICE_NOT_AVAILABLE) return mobai_cl_fail(code, "clCreateBuffer");
     if (code != CL_SUCCESS)
         return mobai_fail(MOBA_ERROR_OUT_OF_MEMORY, "no memory for a buffer of %zu bytes on %s (OpenCL error %d)",
                           bytes, device->name, (int)code);

@@ -130,8 +130,9 @@ moba_status mobai_vk_bound_layout(mobai_device *d, const mobai_simt_instance *in
     VkDescriptorSetLayoutCreateInfo sets = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO,
                                             .bindingCount = 2 * n + block,
                                             .pBindings = bindings};
-    MOBAI_TRY_VK(d->vk.vkCreateDescriptorSetLayout(d->device, &sets, NULL, &out->set_layout),
-                 "vkCreateDescriptorSetLayout");
+    if (!out->set_layout) /* left by an attempt that failed further on */
+        MOBAI_TRY_VK(d->vk.vkCreateDescriptorSetLayout(d->device, &sets, NULL, &out->set_layout),
+                     "vkCreateDescriptorSetLayout");
     VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, MOBAI_VK_PUSH_BYTES};
     VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
                                          .setLayoutCount = 1,

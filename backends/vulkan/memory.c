@@ -218,8 +218,8 @@ void mobai_vk_free_stream(mobai_device *d, mobai_vk_stream *s) {
 static moba_status wait_slot(mobai_device *d, mobai_vk_stream *s, int32_t i) {
     if (!s->in_flight[i]) return MOBA_OK;
     MOBAI_TRY_VK(d->vk.vkWaitForFences(d->device, 1, &s->fences[i], VK_TRUE, UINT64_MAX), "vkWaitForFences");
-    s->in_flight[i] = false;
     MOBAI_TRY_VK(d->vk.vkResetFences(d->device, 1, &s->fences[i]), "vkResetFences");
+    s->in_flight[i] = false;
     return MOBA_OK;
 }
 
