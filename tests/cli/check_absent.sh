@@ -44,6 +44,14 @@ esac
 code=0
 MOBA_DEVICE=999 "$moba" bench --backend "$backend" "$problem" >/dev/null 2>"$work/err" || code=$?
 [ $code = 3 ] && grep -q "device 999 was asked for, but there" "$work/err" || { echo "FAILED: device 999: exit $code: $(cat "$work/err")"; failed=1; }
+# The same driver named twice is two devices to the Vulkan loader.
+driver=$(ls /usr/share/vulkan/icd.d/lvp_icd*.json 2>/dev/null | head -n 1)
+if [ "$backend" = vulkan ] && [ -n "$driver" ]; then
+    cp "$driver" "$work/again.json"
+    VK_ICD_FILENAMES=$driver:$work/again.json MOBA_DEVICE=1 "$moba" bench --check --pass route --backend vulkan "$problem" >"$work/out" 2>"$work/err"
+    grep -q '"verified": true' "$work/out" || { echo "FAILED: the second device: $(cat "$work/err")"; failed=1; }
+    VK_ICD_FILENAMES=$driver:$work/again.json "$moba" info | grep -q "device 1: llvmpipe" || { echo "FAILED: there is no second device"; failed=1; }
+fi
 for dir in "$work/broken/$library" "$work/none"; do
     MOBA_CACHE_DIR=$dir "$moba" bench --check --pass route --backend "$backend" "$problem" >"$work/out" 2>"$work/err" ||
         { echo "FAILED: with the cache in $dir: $(cat "$work/err")"; failed=1; }
