@@ -108,7 +108,9 @@ moba_status cuda_launch_attend_bwd(mobai_device *device, cu_stream stream, const
     cuda_grid main_grid = {(unsigned)device->n_multiprocessors, 1, 1, 384,
                            cuda_shared_of(CUDA_MODULE_ATTEND_BWD, kernel)};
     if (rows > 0) MOBAI_TRY(cuda_run(device, stream, CUDA_MODULE_ATTEND_BWD, kernel, main_grid, &p));
-    cuda_grid finish = {(unsigned)(p.n_slots * p.n_key_tiles), (unsigned)p.n_slice_kv_heads, 1, 512, 0};
+    const int64_t finishers = mobai_ceil_div(2 * device->n_multiprocessors, p.n_slice_kv_heads);
+    cuda_grid finish = {(unsigned)mobai_min64((int64_t)p.n_slots * p.n_key_tiles, finishers),
+                        (unsigned)p.n_slice_kv_heads, 1, 512, 0};
     return cuda_run(device, stream, CUDA_MODULE_ATTEND_BWD, CUDA_BWD_FINISH + 2 * code->bf16 + !out_aligned, finish,
                     &p);
 }

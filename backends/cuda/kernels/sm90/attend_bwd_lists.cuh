@@ -171,43 +171,50 @@ static __device__ __forceinline__ void store_eight(const mobai_sm90_params &p, b
                      words);
 }
 
-template <int BF16, int VEC> static __device__ __forceinline__ void finish(const mobai_sm90_params &p) {
-    const int slot = (int)blockIdx.x / p.n_key_tiles, key_tile = (int)blockIdx.x - slot * p.n_key_tiles;
-    const int slice_g = (int)blockIdx.y, g = p.kv_head_begin + slice_g, chunks = p.head_dim / 8;
-    const int keys = p.block_size == 64 ? 64 : 128;
-    const sequence s = sequence_of_slot(p, slot);
-    const key_tile_of tile(p, s, slot, key_tile);
+/** Whether finish has to write the dK and dV of a list: their pieces are to be summed, or nobody selected the keys. */
+static __device__ __forceinline__ bool is_unfinished(const mobai_sm90_bwd_list &list) {
+    return list.n_pieces > 1 || (list.n_pieces == 0 && list.sums == 0);
+}
+
+/** dK and dV of one list from its pieces. */
+template <int BF16, int VEC>
+static __device__ __forceinline__ void finish_list(const mobai_sm90_params &p, int slice_g, const sequence &s,
+                                                   const key_tile_of &tile, const mobai_sm90_bwd_list &list) {
+    const int g = p.kv_head_begin + slice_g, chunks = p.head_dim / 8, keys = p.block_size == 64 ? 64 : 128;
     const int key = tile.key, n_keys = tile.n_keys;
-    const mobai_sm90_bwd_list list = bwd_lists(p, slice_g)[slot * p.n_key_tiles + key_tile];
     const float *parts = (const float *)p.parts + (int64_t)list.first_part * 2 * keys * p.head_dim;
-    if (list.n_pieces > 1 || (list.n_pieces == 0 && list.sums == 0))
-        for (int i = (int)threadIdx.x; i < 2 * n_keys * chunks; i += (int)blockDim.x) {
-            const int is_dv = i >= n_keys * chunks, e = i - is_dv * n_keys * chunks;
-            const int k = e / chunks, column = (e - k * chunks) * 8;
-            float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-            const float4 *from = (const float4 *)(parts + ((int64_t)is_dv * keys + k) * p.head_dim + column);
+    for (int i = (int)threadIdx.x; i < 2 * n_keys * chunks; i += (int)blockDim.x) {
+        const int is_dv = i >= n_keys * chunks, e = i - is_dv * n_keys * chunks;
+        const int k = e / chunks, column = (e - k * chunks) * 8;
+        float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+        const float4 *from = (const float4 *)(parts + ((int64_t)is_dv * keys + k) * p.head_dim + column);
 #pragma unroll 4 /* lists have few pieces: let their loads run at once */
-            for (int x = 0; x < list.n_pieces; x++) {
-                const float4 a = from[0], b = from[1];
-                from += (int64_t)keys * p.head_dim / 2;
-                sum[0] += a.x, sum[1] += a.y, sum[2] += a.z, sum[3] += a.w;
-                sum[4] += b.x, sum[5] += b.y, sum[6] += b.z, sum[7] += b.w;
-            }
-            float4 *sums = (float4 *)(bwd_sums(p, slice_g, is_dv, s.k_begin + key + k) + column);
-            if (list.sums & MOBAI_SM90_BWD_EARLIER) {
-                const float4 a = sums[0], b = sums[1];
-                sum[0] += a.x, sum[1] += a.y, sum[2] += a.z, sum[3] += a.w;
-                sum[4] += b.x, sum[5] += b.y, sum[6] += b.z, sum[7] += b.w;
-            }
-            if (list.sums & MOBAI_SM90_BWD_LATER) {
-                sums[0] = make_float4(sum[0], sum[1], sum[2], sum[3]);
-                sums[1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
-            } else {
-                store_eight<BF16, VEC>(p, !is_dv, s.index, g, s.k_begin + key + k, column, sum);
-            }
+        for (int x = 0; x < list.n_pieces; x++) {
+            const float4 a = from[0], b = from[1];
+            from += (int64_t)keys * p.head_dim / 2;
+            sum[0] += a.x, sum[1] += a.y, sum[2] += a.z, sum[3] += a.w;
+            sum[4] += b.x, sum[5] += b.y, sum[6] += b.z, sum[7] += b.w;
         }
-    if (!p.cu_k || p.query_begin > 0) return;
-    /* the slots' ranges of block_size storage rows cover all; rows of no sequence become zeros */
+        float4 *sums = (float4 *)(bwd_sums(p, slice_g, is_dv, s.k_begin + key + k) + column);
+        if (list.sums & MOBAI_SM90_BWD_EARLIER) {
+            const float4 a = sums[0], b = sums[1];
+            sum[0] += a.x, sum[1] += a.y, sum[2] += a.z, sum[3] += a.w;
+            sum[4] += b.x, sum[5] += b.y, sum[6] += b.z, sum[7] += b.w;
+        }
+        if (list.sums & MOBAI_SM90_BWD_LATER) {
+            sums[0] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+            sums[1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
+        } else {
+            store_eight<BF16, VEC>(p, !is_dv, s.index, g, s.k_begin + key + k, column, sum);
+        }
+    }
+}
+
+/** Zeros for those of the slot's block_size storage rows that no sequence owns; the ranges of all slots cover every
+ * row. */
+template <int BF16, int VEC>
+static __device__ __forceinline__ void clear_unowned(const mobai_sm90_params &p, int g, int slot, int key_tile) {
+    const int chunks = p.head_dim / 8;
     const int rows = min(p.block_size - key_tile * 128, 128), from = slot * p.block_size + key_tile * 128;
     for (int i = (int)threadIdx.x; i < rows * chunks; i += (int)blockDim.x) {
         const int t = from + i / chunks, column = i % chunks * 8;
@@ -228,11 +235,32 @@ template <int BF16, int VEC> static __device__ __forceinline__ void finish(const
     }
 }
 
+/* Most lists need nothing: a work-group looks at 32 of them at a time, each of its warps by itself. */
+template <int BF16, int VEC> static __device__ __forceinline__ void finish(const mobai_sm90_params &p) {
+    const int slice_g = (int)blockIdx.y, n_lists = p.n_slots * p.n_key_tiles;
+    const bool clears = p.cu_k && p.query_begin == 0;
+    const mobai_sm90_bwd_list *lists = bwd_lists(p, slice_g);
+    for (int64_t first = blockIdx.x; first < n_lists; first += 32 * (int64_t)gridDim.x) {
+        const int64_t mine = first + (int64_t)(threadIdx.x & 31) * gridDim.x;
+        uint32_t left = __ballot_sync(MOBAI_FULL_WARP, mine < n_lists && (clears || is_unfinished(lists[mine])));
+        for (; left; left &= left - 1) {
+            const int x = (int)(first + (int64_t)(__ffs((int)left) - 1) * gridDim.x);
+            const int slot = x / p.n_key_tiles, key_tile = x - slot * p.n_key_tiles;
+            const mobai_sm90_bwd_list list = lists[x];
+            if (is_unfinished(list)) {
+                const sequence s = sequence_of_slot(p, slot);
+                finish_list<BF16, VEC>(p, slice_g, s, key_tile_of(p, s, slot, key_tile), list);
+            }
+            if (clears) clear_unowned<BF16, VEC>(p, p.kv_head_begin + slice_g, slot, key_tile);
+        }
+    }
+}
+
 #define FINISH(NAME, BF16)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(512) NAME(const __grid_constant__ mobai_sm90_params p) {              \
+    extern "C" __global__ void __launch_bounds__(512, 2) NAME(const __grid_constant__ mobai_sm90_params p) {           \
         finish<BF16, 1>(p);                                                                                            \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512) NAME##_strided(const __grid_constant__ mobai_sm90_params p) {    \
+    extern "C" __global__ void __launch_bounds__(512, 2) NAME##_strided(const __grid_constant__ mobai_sm90_params p) { \
         finish<BF16, 0>(p);                                                                                            \
     }
 FINISH(attend_bwd_finish_f16, 0)
