@@ -179,6 +179,9 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
 
     for (uint32_t y = 0;; y++) {
         mbarrier_wait_warp(shared_address(&sh.keys_full[0]), y & 1);
+        /* A piece of one tile is one warpgroup's work: were the other still to look at keys_full when the piece is done
+           with, it would meet the parity of the piece after the next and wait for ever. */
+        if constexpr (KEYS == 64) asm volatile("bar.sync 2, 256;" ::: "memory");
         const volatile piece_info &info = sh.infos[y % INFOS];
         const int n_tiles = info.n_tiles;
         if (n_tiles == 0) break;
