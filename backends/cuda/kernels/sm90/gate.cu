@@ -5,16 +5,17 @@
  * A work-group has CONSUMERS warpgroups of 64 query rows each and one producer warpgroup that copies Q tiles and pieces
  * of 64 centroids into shared memory, most recent blocks first. A consumer multiplies 128 centroids (wgmma, Q in
  * registers) and filters the 128 scores of each row by the row's bound: pairs that pass are staged in shared memory and
- * marked in a mask. Two lanes own a row: each walks its half of the marked scores in descending slot order, keeps the
- * best K scores sorted in registers, and appends (score, slot) of what enters them to a list in shared memory. The
- * need-th best score of both lanes is the row's bound for later tiles, and at the end tells which entries of the lists
- * stay.
+ * marked in a mask. Two lanes own a row: each walks its half of the marked scores in descending slot order and appends
+ * (score, slot) to a list in shared memory. With more than 8 picks it keeps the best K scores sorted in registers,
+ * whose need-th best of both lanes is the row's bound for later tiles and at the end tells which entries of the lists
+ * stay; with at most 8 the lists themselves are sorted for that, when one is full and at the end.
  *
  * Scores are compared as they are, and equal ones are settled by slot: slots descend, so a later equal score loses
  * within a lane, and the end settles ties between the two lanes. The result is spec.md's total order exactly. NaN fails
  * every comparison; -inf counts as the least finite number.
  */
 #include "common.cuh"
+#include "gate_lists.cuh"
 #include "wgmma.cuh"
 
 #define PIECE_N 64 /* centroids of a piece in shared memory; a tile is two of them */
@@ -58,187 +59,16 @@ static __device__ __forceinline__ int2 candidate_range(const mobai_sm90_params &
     return make_int2(begin, max(begin, min(end, p.n_slots)));
 }
 
-static __device__ __forceinline__ float greater_of(float a, float b) { return fmaxf(a, b); }
-static __device__ __forceinline__ int greater_of(int a, int b) { return max(a, b); }
-static __device__ __forceinline__ float lesser_of(float a, float b) { return fminf(a, b); }
-static __device__ __forceinline__ int lesser_of(int a, int b) { return min(a, b); }
-template <class T> static __device__ __forceinline__ void order(T &a, T &b) {
-    const T high = greater_of(a, b), low = lesser_of(a, b);
-    a = high;
-    b = low;
-}
-/** Sorts a bitonic sequence, greatest first. */
-template <int N, class T> static __device__ __forceinline__ void sort_bitonic(T *v) {
-#pragma unroll
-    for (int step = N / 2; step > 0; step >>= 1)
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            if (!(i & step)) order(v[i], v[i + step]);
-}
-/** Sorts 8 or 16 values, greatest first. */
-template <int N> static __device__ __forceinline__ void sort_values(float *v) {
-    if constexpr (N == 16) {
-        sort_values<8>(v);
-        sort_values<8>(v + 8);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float x = v[8 + i];
-            v[8 + i] = v[15 - i];
-            v[15 - i] = x;
-        }
-        sort_bitonic<16>(v);
-    } else {
-        order(v[0], v[2]), order(v[1], v[3]), order(v[4], v[6]), order(v[5], v[7]);
-        order(v[0], v[4]), order(v[1], v[5]), order(v[2], v[6]), order(v[3], v[7]);
-        order(v[0], v[1]), order(v[2], v[3]), order(v[4], v[5]), order(v[6], v[7]);
-        order(v[2], v[4]), order(v[3], v[5]);
-        order(v[1], v[4]), order(v[3], v[6]);
-        order(v[1], v[2]), order(v[3], v[4]), order(v[5], v[6]);
-    }
-}
-/** a becomes the N greatest of sorted a and sorted b, sorted. */
-template <int N, class T> static __device__ __forceinline__ void merge_best(T *a, const T *b) {
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        a[i] = greater_of(a[i], b[N - 1 - i]);
-    sort_bitonic<N>(a);
-}
-/** merge_best with the lane that differs in `lane_mask`. */
-template <int N, class T> static __device__ __forceinline__ void merge_across(T *a, int lane_mask) {
-    T b[N];
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        b[i] = __shfl_xor_sync(MOBAI_FULL_WARP, a[i], lane_mask);
-    merge_best<N>(a, b);
-}
-/** The N-th greatest of two sorted lists, this lane's and that of the lane that differs in `lane_mask`. */
-template <int N> static __device__ __forceinline__ float kth_of_both(const float *a, int lane_mask) {
-    float x = fmaxf(a[N - 1], __shfl_xor_sync(MOBAI_FULL_WARP, a[N - 1], lane_mask));
-#pragma unroll
-    for (int i = 0; i < N - 1; i++)
-        x = fmaxf(x, fminf(a[i], __shfl_xor_sync(MOBAI_FULL_WARP, a[N - 2 - i], lane_mask)));
-    return x;
-}
-/** a[n - 1] for 1 <= n <= N. */
-template <int N> static __device__ __forceinline__ float nth(const float *a, int n) {
-    float v = a[0];
-#pragma unroll
-    for (int i = 1; i < N; i++)
-        v = n > i ? a[i] : v;
-    return v;
-}
-
-/** Order-preserving integer of a float that is not NaN; -0 and +0 alike. */
-static __device__ __forceinline__ int ordered_int(float x) {
-    int b = __float_as_int(x + 0.0f);
-    return b < 0 ? b ^ 0x7fffffff : b;
-}
-static __device__ __forceinline__ float ordered_float(int b) { return __int_as_float(b < 0 ? b ^ 0x7fffffff : b); }
-
-/** The greatest float below x and the least above it; infinities stay. */
-static __device__ __forceinline__ float float_below(float x) {
-    if (fabsf(x) == INFINITY) return x;
-    const int i = ordered_int(x);
-    return ordered_float(i == 0 ? -2 : i - 1); /* -1 is -0 */
-}
-static __device__ __forceinline__ float float_above(float x) {
-    return fabsf(x) == INFINITY ? x : ordered_float(ordered_int(x) + 1);
-}
-
-/** Puts x into a sorted list, greatest first; the least falls out. Every place follows from two old ones: no chain. */
-template <int K> static __device__ __forceinline__ void insert(float (&best)[K], float x) {
-#pragma unroll
-    for (int i = K - 1; i > 0; i--)
-        best[i] = fmaxf(best[i], fminf(best[i - 1], x));
-    best[0] = fmaxf(best[0], x);
-}
-/** Puts high and low <= high into a sorted list. */
-template <int K> static __device__ __forceinline__ void insert_pair(float (&best)[K], float high, float low) {
-#pragma unroll
-    for (int i = K - 1; i > 1; i--)
-        best[i] = fmaxf(best[i], fmaxf(fminf(best[i - 1], high), fminf(best[i - 2], low)));
-    best[1] = fmaxf(best[1], fmaxf(fminf(best[0], high), low));
-    best[0] = fmaxf(best[0], high);
-}
-
-/**
- * One lane's half of a row while its tiles pass. The list has every score that is among the best K of this half, in
- * descending slot order, and others that once were; at most K + 1 of its entries reach best[K - 1].
- */
-template <int K> struct half_row {
-    static constexpr int CAPACITY = K == 8 ? 11 : K == 16 ? 32 : 40;
-    static constexpr int ENTRY_STRIDE = 32 * 8, WARP_BYTES = CAPACITY * ENTRY_STRIDE;
-    float best[K];
-    uint32_t list, tail; /* shared addresses of the first entry and past the last one */
-
-    __device__ __forceinline__ int count() const { return (int)(tail - list) / ENTRY_STRIDE; }
-    __device__ __forceinline__ bool has_room() const { return tail <= list + (CAPACITY - 2) * ENTRY_STRIDE; }
-    /* An entry is a score and the number of its slot among the half's: 4 (column / 8) + column % 4. */
-    static __device__ __forceinline__ void read(uint32_t at, float &score, int &slot) {
-        asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=f"(score), "=r"(slot) : "r"(at) : "memory");
-    }
-    static __device__ __forceinline__ void write(uint32_t at, float score, int slot) {
-        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "f"(score), "r"(slot) : "memory");
-    }
-    __device__ __forceinline__ void append(bool wanted, float score, int slot) {
-        if (wanted) {
-            write(tail, score, slot);
-            tail += ENTRY_STRIDE;
-        }
-    }
-    /** Cuts the list to the entries that reach `least`. */
-    __device__ __forceinline__ void compact(float least) {
-        constexpr int BATCH = CAPACITY < 16 ? CAPACITY : 8;
-        const uint32_t end = tail;
-        tail = list;
-#pragma unroll 1
-        for (uint32_t from = list; __any_sync(MOBAI_FULL_WARP, from < end); from += BATCH * ENTRY_STRIDE) {
-            float score[BATCH];
-            int slot[BATCH];
-#pragma unroll
-            for (int i = 0; i < BATCH; i++) {
-                score[i] = NAN;
-                if (from + i * ENTRY_STRIDE < end) read(from + i * ENTRY_STRIDE, score[i], slot[i]);
-            }
-#pragma unroll
-            for (int i = 0; i < BATCH; i++)
-                append(score[i] >= least, score[i], slot[i]);
-        }
-    }
-    /** The K-th best score of both halves. */
-    __device__ __forceinline__ float worst_of_row() const { return kth_of_both<K>(best, 1); }
-    /** Removes one entry with score `least` and the least slot from the two halves of every row with excess > 0. */
-    __device__ __forceinline__ void drop_ties(float least, int excess, int half) {
-        while (__any_sync(MOBAI_FULL_WARP, excess > 0)) {
-            uint32_t last = 0;
-            int last_slot = 0x7fffffff;
-            for (uint32_t at = list; at < tail; at += ENTRY_STRIDE) {
-                float score;
-                int slot;
-                read(at, score, slot);
-                if (score == least) last = at, last_slot = 8 * (slot >> 2) + 4 * half + (slot & 3);
-            }
-            const int other = __shfl_xor_sync(MOBAI_FULL_WARP, last_slot, 1);
-            if (excess > 0 && last_slot < other) {
-                for (uint32_t at = last; at + ENTRY_STRIDE < tail; at += ENTRY_STRIDE) {
-                    float score;
-                    int slot;
-                    read(at + ENTRY_STRIDE, score, slot);
-                    write(at, score, slot);
-                }
-                tail -= ENTRY_STRIDE;
-            }
-            excess--;
-        }
-    }
-};
-
 /** Of a half's 32 pairs of columns, 8 (i / 2) + 4 half + 2 (i % 2) and the next, how many lie below column `end`. */
 static __device__ __forceinline__ int pairs_below(int end, int half) {
     const int x = max(end - 4 * half, 0);
     return min(2 * (x >> 3) + min((x & 7) >> 1, 2), 32);
 }
 static __device__ __forceinline__ int pair_column(int i, int half) { return 8 * (i >> 1) + 4 * half + 2 * (i & 1); }
+/** x itself, which the compiler has to keep in a register and cannot compute again in a loop. */
+template <class T> static __device__ __forceinline__ T kept(T x) {
+    return __shfl_sync(MOBAI_FULL_WARP, x, (int)threadIdx.x & 31);
+}
 /** Bits 0 .. n - 1, n <= 32. */
 static __device__ __forceinline__ uint32_t low_bits(int n) { return n >= 32 ? MOBAI_FULL_WARP : (1u << n) - 1; }
 
@@ -340,6 +170,7 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
             const int t0 = tile.row * ROWS, h = first_head + tile.head;
             const int2 range = candidate_range(p, t0, t0 + ROWS);
             const uint16_t *q = (const uint16_t *)p.q.address + h * p.q.head_stride + chunk * 8;
+#pragma unroll 1
             for (int c = 0; c < CONSUMERS; c++) {
                 wait(q_empty + 8 * c, q_phase ^ 1);
                 if (thread == 0) ranges[c] = range;
@@ -395,18 +226,20 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
         else
             asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
         const int lane = thread & 31, warp = thread >> 5, quad_row = lane >> 2, quad = lane & 3;
-        const int owned_row = lane >> 1, half = lane & 1; /* of the warp's 16 rows */
+        const int owned_row = lane >> 1, half = kept(lane & 1); /* of the warp's 16 rows */
         const uint32_t q_at = shared + layout::Q_AT + warpgroup * layout::Q_BYTES;
         /* Pair i of a half: 8 bytes a row and half, 128 bytes a pair, 4096 for rows 8 and up. */
         const uint32_t staging = shared + layout::STAGING_AT + warpgroup * layout::STAGING + warp * (16 * TILE_N * 4);
-        const uint32_t store_at = staging + (quad & 1) * 128 + (quad_row * 2 + (quad >> 1)) * 8;
-        const uint32_t load_at = staging + (lane >> 4) * 4096 + (lane & 15) * 8;
+        const uint32_t store_at = kept(staging + (quad & 1) * 128 + (quad_row * 2 + (quad >> 1)) * 8);
+        const uint32_t load_at = kept(staging + (lane >> 4) * 4096 + (lane & 15) * 8);
         const int need_most = p.top_k - p.n_sink - (p.causal ? max(p.n_local, 1) : 0);
         half_row<K> row;
-        row.list = shared + layout::LISTS_AT + warpgroup * layout::LISTS + warp * half_row<K>::WARP_BYTES + lane * 8;
+        row.list =
+            kept(shared + layout::LISTS_AT + warpgroup * layout::LISTS + warp * half_row<K>::WARP_BYTES + lane * 8);
         /* what a lane that owns a row knows, to the lanes that have its scores, and back */
-        const auto of_row = [&](auto x, int r) { return __shfl_sync(MOBAI_FULL_WARP, x, (quad_row + 8 * r) * 2); };
-        const int from = (owned_row & 7) * 4 + 2 * half;
+        const int owner = kept(quad_row * 2);
+        const auto of_row = [&](auto x, int r) { return __shfl_sync(MOBAI_FULL_WARP, x, owner + 16 * r); };
+        const int from = kept((owned_row & 7) * 4 + 2 * half);
         const auto of_scores = [&](auto x0, auto x1, int other) {
             const auto a = __shfl_sync(MOBAI_FULL_WARP, x0, from + other),
                        b = __shfl_sync(MOBAI_FULL_WARP, x1, from + other);
@@ -509,11 +342,7 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                                 bound[r] = fminf(x, __shfl_xor_sync(MOBAI_FULL_WARP, x, 2));
                             }
                         }
-                        /* what reaches the bound enters; K - need places of one half are taken for good */
-                        const float below = float_below(of_scores(bound[0], bound[1], 0));
-#pragma unroll
-                        for (int i = 0; i < K; i++)
-                            row.best[i] = half == 0 && i < K - need_most ? INFINITY : below;
+                        row.start(of_scores(bound[0], bound[1], 0), need_most, half);
                         first = false;
                     }
 
@@ -559,7 +388,7 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                             const bool go = marked != 0 && row.has_room();
                             if (!__any_sync(MOBAI_FULL_WARP, go)) break;
                             const int i = 31 - __clz((int)marked);
-                            float x = -INFINITY, y = -INFINITY;
+                            float x = NAN, y = NAN;
                             if (go) {
                                 asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
                                              : "=f"(x), "=f"(y)
@@ -567,40 +396,21 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
                                              : "memory");
                                 marked ^= 1u << i;
                             }
-                            const bool second = y > row.best[K - 1], first_too = x > row.best[K - 1];
-                            row.append(second, y, code0 + 2 * i + 1);
-                            row.append(first_too, x, code0 + 2 * i);
-                            y = second ? y : -INFINITY;
-                            x = first_too ? x : -INFINITY;
-                            const float greater = fmaxf(x, y), lesser = fminf(x, y);
-                            if constexpr (K == 8) {
-                                insert_pair<K>(row.best, greater, lesser);
-                            } else {
-                                insert<K>(row.best, greater);
-                                if (__any_sync(MOBAI_FULL_WARP, lesser > row.best[K - 1])) insert<K>(row.best, lesser);
-                            }
+                            row.take(x, y, code0 + 2 * i);
                         }
                         if (!__any_sync(MOBAI_FULL_WARP, marked != 0)) break;
-                        row.compact(row.best[K - 1]);
+                        row.make_room(need_most, half);
                     }
                     __syncwarp();
                     if (top > range.x + TILE_N) {
-                        /* Later tiles hold lower slots, which lose to equal scores: only what exceeds the worst enters.
-                         */
-                        const float worst = row.worst_of_row();
-#pragma unroll
-                        for (int i = 0; i < K; i++)
-                            row.best[i] = fmaxf(row.best[i], worst);
-                        const float above = float_above(worst);
-                        bound[0] = of_row(above, 0);
-                        bound[1] = of_row(above, 1);
+                        float least;
+                        if (row.end_tile(least)) {
+                            bound[0] = of_row(least, 0);
+                            bound[1] = of_row(least, 1);
+                        }
                     }
                 }
-                if (first) {
-#pragma unroll
-                    for (int i = 0; i < K; i++)
-                        row.best[i] = -INFINITY;
-                }
+                if (first) row.start(-INFINITY, need_most, half);
             } else {
                 __syncwarp();
                 if (lane == 0) mbarrier_arrive(q_empty + 8 * warpgroup);
@@ -610,8 +420,7 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
             int slots[K];
             int n_routed = 0;
             if (range.x < range.y) {
-                const float worst = row.worst_of_row();
-                row.compact(worst);
+                const float worst = row.finish(need_most, half);
                 n_routed = row.count();
                 n_routed += __shfl_xor_sync(MOBAI_FULL_WARP, n_routed, 1);
                 if (__any_sync(MOBAI_FULL_WARP, n_routed > need_most)) {
@@ -634,14 +443,17 @@ static __device__ __forceinline__ void gate(const mobai_sm90_params &p) {
             if (t < p.total_q) {
                 int32_t *out = (int32_t *)p.selection + ((int64_t)t * p.n_q_heads + h) * p.top_k;
                 const int n_sink = owned.n_sink(p), n_local = owned.n_local(p), routed = n_sink + n_routed;
+#pragma unroll 1
                 for (int i = half; i < n_sink; i += 2)
                     out[i] = i;
 #pragma unroll
                 for (int i = 0; i < K; i += 2)
                     if (i + half < n_routed)
                         out[routed - 1 - i - half] = (half ? slots[i + 1] : slots[i]) - owned.first_slot;
+#pragma unroll 1
                 for (int i = half; i < n_local; i += 2)
                     out[routed + i] = owned.legal - n_local + i;
+#pragma unroll 1
                 for (int i = routed + n_local + half; i < p.top_k; i += 2)
                     out[i] = -1;
             }
