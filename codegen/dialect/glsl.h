@@ -22,21 +22,23 @@
 #define TO_I64(x) moba_i64(x)
 #define BITS_U32(x) floatBitsToUint(x)
 #define BITS_F32(x) uintBitsToFloat(x)
+#define BIT_COUNT(x) bitCount(x)
 #define FMAX(a, b) max(a, b)
-#define EXP2(x) exp2(x)
-#define LOG2(x) log2(x)
 #define FMA(a, b, c) fma(a, b, c)
 #define STEPS 2
-#define LOAD4(to, j, b, i)                                                                    \
+#define WIDE_QUOTIENTS false
+#define LOADV(to, j, b, i)                                                                    \
     {                                                                                         \
-        vec4 four_ = (b)[(i) >> 2];                                                         \
+        vec4 four_ = (b)[i];                                                                  \
         to[j] = four_.x;                                                                      \
         to[(j) + 1] = four_.y;                                                                \
         to[(j) + 2] = four_.z;                                                                \
         to[(j) + 3] = four_.w;                                                                \
     }
+#define LOAD4(to, j, b, i) LOADV(to, j, b, (i) >> 2)
 #define LOAD1(b, i) (b)[(i) >> 2][(i) & 3]
-#define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = vec4(x, y, z, w)
+#define STOREV(b, i, x, y, z, w) (b)[i] = vec4(x, y, z, w)
+#define STORE4(b, i, x, y, z, w) STOREV(b, (i) >> 2, x, y, z, w)
 /* Put together from halves: lavapipe 22.3 takes the greater of a converted INT_MIN and 0 to be INT_MIN. */
 int64_t moba_i64(int x) { return packInt2x32(ivec2(x, x >> 31)); }
 int64_t moba_i64(uint x) { return int64_t(x); }
@@ -123,6 +125,44 @@ uint moba_f16(float x)
 #define DTYPE 0
 #endif
 #if DTYPE == 0
+/* Vulkan lets exp2 be off by 3 + 2 |x| units in the last place, log2 by 2^-21 near 1, and lavapipe uses much of that: too
+ * much for float32 gradients. These are off by about one unit; powers below 2^-126 are 0. */
+float moba_exp2(float x)
+{
+    if ((floatBitsToUint(x) & 0x7fffffffu) > 0x7f800000u) return x;
+    float c = clamp(x, -127.0, 128.0), n = roundEven(c), f = c - n, p = 1.525273380405984e-5;
+    p = fma(p, f, 1.540353039338161e-4);
+    p = fma(p, f, 1.333355814642869e-3);
+    p = fma(p, f, 9.618129107628477e-3);
+    p = fma(p, f, 5.550410866482158e-2);
+    p = fma(p, f, 2.402265069591007e-1);
+    p = fma(p, f, 6.931471805599453e-1);
+    p = fma(p, f, 1.0);
+    return p * uintBitsToFloat(uint(int(n) + 127) << 23);
+}
+float moba_log2(float x)
+{
+    if (!(x > 1.2e-38 && x < 3.4e38)) return log2(x);
+    int e;
+    float m = frexp(x, e);
+    if (m < 0.70710678) {
+        m *= 2.0;
+        e--;
+    }
+    float f = (m - 1.0) / (m + 1.0), z = f * f, p = 0.2222222222;
+    p = fma(p, z, 0.2857142857);
+    p = fma(p, z, 0.4);
+    p = fma(p, z, 0.6666666667);
+    p = fma(p, z, 2.0);
+    return fma(p * f, 1.44269504088896341, float(e));
+}
+#define EXP2(x) moba_exp2(x)
+#define LOG2(x) moba_log2(x)
+#else
+#define EXP2(x) exp2(x)
+#define LOG2(x) log2(x)
+#endif
+#if DTYPE == 0
 #define LD(b, i) LDF(b, i)
 #define ST(b, i, x) STF(b, i, x)
 #elif DTYPE == 1
@@ -132,4 +172,7 @@ uint moba_f16(float x)
 #define LD(b, i) uintBitsToFloat(LDH(b, i) << 16)
 #define ST(b, i, x) STH(b, i, moba_bf16(x))
 #endif
+/* converted at once, which this compiler likes better */
+#define LDR(b, i) floatBitsToUint(LD(b, i))
+#define RAW_F32(x) uintBitsToFloat(x)
 /* ---- end of dialect ---- */

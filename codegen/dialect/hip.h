@@ -20,22 +20,26 @@ typedef unsigned int u32;
 #define TO_I64(x) ((i64)(x))
 #define BITS_U32(x) __builtin_bit_cast(u32, (float)(x))
 #define BITS_F32(x) __builtin_bit_cast(float, (u32)(x))
+#define BIT_COUNT(x) __builtin_popcount(x)
 #define FMAX(a, b) __builtin_fmaxf(a, b)
 #define EXP2(x) __builtin_exp2f(x)
 #define LOG2(x) __builtin_log2f(x)
 #define FMA(a, b, c) __builtin_fmaf(a, b, c)
 typedef float f32x4 __attribute__((ext_vector_type(4)));
 #define STEPS 8
-#define LOAD4(to, j, b, i)                                                                    \
+#define WIDE_QUOTIENTS false
+#define LOADV(to, j, b, i)                                                                    \
     {                                                                                         \
-        f32x4 four_ = (b)[(i) >> 2];                                                         \
+        f32x4 four_ = (b)[i];                                                                 \
         to[j] = four_.x;                                                                      \
         to[(j) + 1] = four_.y;                                                                \
         to[(j) + 2] = four_.z;                                                                \
         to[(j) + 3] = four_.w;                                                                \
     }
+#define LOAD4(to, j, b, i) LOADV(to, j, b, (i) >> 2)
 #define LOAD1(b, i) ((const float *)(b))[i]
-#define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = f32x4{x, y, z, w}
+#define STOREV(b, i, x, y, z, w) (b)[i] = f32x4{x, y, z, w}
+#define STORE4(b, i, x, y, z, w) STOREV(b, (i) >> 2, x, y, z, w)
 #define LDF(b, i) ((b)[i])
 #define STF(b, i, x) ((b)[i] = (x))
 #define LDI(b, i) ((b)[i])
@@ -67,17 +71,25 @@ static __device__ inline float moba_f32(unsigned short h) { return (float)__buil
 #undef T
 #undef LD
 #undef ST
+#undef LDR
+#undef RAW_F32
 #if DTYPE == 0
 #define T float
 #define LD(b, i) ((b)[i])
+#define LDR(b, i) BITS_U32((b)[i])
+#define RAW_F32(x) BITS_F32(x)
 #define ST(b, i, x) ((b)[i] = (x))
 #elif DTYPE == 1
 #define T unsigned short
 #define LD(b, i) moba_f32((b)[i])
+#define LDR(b, i) ((u32)(b)[i])
+#define RAW_F32(x) moba_f32((unsigned short)(x))
 #define ST(b, i, x) ((b)[i] = moba_f16(x))
 #else
 #define T unsigned short
 #define LD(b, i) BITS_F32((u32)(b)[i] << 16)
+#define LDR(b, i) ((u32)(b)[i])
+#define RAW_F32(x) BITS_F32((x) << 16)
 #define ST(b, i, x) ((b)[i] = moba_bf16(x))
 #endif
 /* ---- end of dialect ---- */

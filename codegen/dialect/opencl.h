@@ -19,6 +19,7 @@ typedef uint u32;
 #define TO_I64(x) ((long)(x))
 #define BITS_U32(x) as_uint(x)
 #define BITS_F32(x) as_float(x)
+#define BIT_COUNT(x) ((int)popcount((uint)(x)))
 #define FMAX(a, b) fmax(a, b)
 #define EXP2(x) exp2(x)
 #define LOG2(x) log2(x)
@@ -27,17 +28,20 @@ typedef uint u32;
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
-#define STEPS 8
-#define LOAD4(to, j, b, i)                                                                    \
+#define STEPS 16
+#define WIDE_QUOTIENTS true
+#define LOADV(to, j, b, i)                                                                    \
     {                                                                                         \
-        float4 four_ = (b)[(i) >> 2];                                                         \
+        float4 four_ = (b)[i];                                                                \
         to[j] = four_.x;                                                                      \
         to[(j) + 1] = four_.y;                                                                \
         to[(j) + 2] = four_.z;                                                                \
         to[(j) + 3] = four_.w;                                                                \
     }
+#define LOAD4(to, j, b, i) LOADV(to, j, (const __local float4 *)((const __local float *)(b) + (i)), 0)
 #define LOAD1(b, i) ((const __local float *)(b))[i]
-#define STORE4(b, i, x, y, z, w) (b)[(i) >> 2] = (float4)(x, y, z, w)
+#define STOREV(b, i, x, y, z, w) (b)[i] = (float4)(x, y, z, w)
+#define STORE4(b, i, x, y, z, w) *(__local float4 *)((__local float *)(b) + (i)) = (float4)(x, y, z, w)
 #define LDF(b, i) ((b)[i])
 #define STF(b, i, x) ((b)[i] = (x))
 #define LDI(b, i) ((b)[i])
@@ -54,20 +58,31 @@ ushort moba_bf16(float x)
     if ((u & 0x7fffffffu) > 0x7f800000u) return (ushort)((u >> 16) | 0x40u);
     return (ushort)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
+float moba_f32(uint x)
+{
+    ushort u = (ushort)x;
+    return vload_half(0, (const __private half *)&u);
+}
 #ifndef DTYPE
 #define DTYPE 0
 #endif
 #if DTYPE == 0
 #define T float
 #define LD(b, i) ((b)[i])
+#define LDR(b, i) as_uint((b)[i])
+#define RAW_F32(x) BITS_F32(x)
 #define ST(b, i, x) ((b)[i] = (x))
 #elif DTYPE == 1
 #define T ushort
 #define LD(b, i) vload_half(i, (const __global half *)(b))
+#define LDR(b, i) ((u32)(b)[i])
+#define RAW_F32(x) moba_f32(x)
 #define ST(b, i, x) vstore_half_rte(x, i, (__global half *)(b))
 #else
 #define T ushort
 #define LD(b, i) as_float((uint)(b)[i] << 16)
+#define LDR(b, i) ((u32)(b)[i])
+#define RAW_F32(x) as_float((x) << 16)
 #define ST(b, i, x) ((b)[i] = moba_bf16(x))
 #endif
 /* ---- end of dialect ---- */
