@@ -299,8 +299,8 @@ MOBA_API void moba_plan_destroy(moba_plan *plan);
 /** Exact bytes of workspace that any single run of this plan needs (may be 0). Align it to 256 bytes. */
 MOBA_API moba_status moba_plan_workspace(const moba_plan *plan, size_t *bytes);
 
-/** Exact bytes of the saved buffer: the routing of one forward (which picks count, block index), kept by the caller until its
- *  backward. 0 for a dense or an inference plan. Align it to 256 bytes. */
+/** Exact bytes of the saved buffer: the routing of one forward (which picks count, block index), kept by the caller
+ *  until its backward. 0 for a dense or an inference plan. Align it to 256 bytes. */
 MOBA_API moba_status moba_plan_saved(const moba_plan *plan, size_t *bytes);
 
 /**
