@@ -4,9 +4,9 @@
 Usage: MOBA_LIBRARY=build/lib/libmoba.so python3 tests/cuda/device_test.py [NAME...]; exit code 1 when one fails.
 """
 import ctypes
-import math
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -294,26 +294,37 @@ def large():
 
 
 def host_time():
-    """Host time of a whole forward: at most 60 us unsliced, 6 us a further slice."""
+    """Host time of a whole forward: at most 60 us unsliced, 6 us a further slice, on the default and on another stream.
+    Other guests of the host take its cores now and then, so both plans take turns and the least of many counts."""
     q, k, v = data(1, 1024, 1024, 16, 16, 128)
-    times, stream = {}, torch.cuda.current_stream().cuda_stream
+    plans = {}
     for limit in (moba.WORKSPACE_UNLIMITED, 8 << 20):
         plan, args, keep = call(q, k, v, top_k=8, workspace_limit=limit)
-        n_slices = int(re.search(r"(\d+) slices? of", plan.explain())[1])
-        times[n_slices] = math.inf
-        for _ in range(50):
-            torch.cuda.synchronize()
-            begin = time.perf_counter()
-            for _ in range(8):
-                plan.forward(args, stream)
-            times[n_slices] = min(times[n_slices], (time.perf_counter() - begin) / 8 * 1e6)
-    most = max(times)
-    if 1 not in times or most < 6:
-        return "plans of %s slices" % list(times)
-    slice_us = (times[most] - times[1]) / (most - 1)
-    print("    %.1f us unsliced, %.1f us in %d slices: %.2f us a further slice" % (times[1], times[most], most, slice_us))
-    if times[1] > 60 or slice_us > 6:
-        return "%.1f us unsliced, %.2f us a further slice" % (times[1], slice_us)
+        plans[int(re.search(r"(\d+) slices? of", plan.explain())[1])] = plan, args, keep
+    most = max(plans)
+    if 1 not in plans or most < 6:
+        return "plans of %s slices" % list(plans)
+    problems = []
+    other = torch.cuda.Stream()
+    for name, stream in (("default stream", 0), ("another stream", other.cuda_stream)):
+        times = {n: [] for n in plans}
+        end = time.time() + 2
+        while time.time() < end:
+            for n, (plan, args, _) in plans.items():
+                begin = time.perf_counter()
+                for _ in range(8):
+                    plan.forward(args, stream)
+                times[n].append((time.perf_counter() - begin) / 8 * 1e6)
+                torch.cuda.synchronize()
+        least = {n: min(t) for n, t in times.items()}
+        slice_us = (least[most] - least[1]) / (most - 1)
+        text = "%s: %.1f us unsliced, %.1f us in %d slices: %.2f us a further slice" % (
+            name, least[1], least[most], most, slice_us)
+        print("    %s (of medians: %.2f)" % (
+            text, (statistics.median(times[most]) - statistics.median(times[1])) / (most - 1)))
+        if least[1] > 60 or slice_us > 6:
+            problems.append(text)
+    return "; ".join(problems)
 
 
 def call(q, k, v, changes=(), top_k=4, **options):
