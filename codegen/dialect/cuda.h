@@ -21,6 +21,7 @@ typedef unsigned int u32;
 #define FMAX(a, b) fmaxf(a, b)
 #define EXP2(x) exp2f(x)
 #define LOG2(x) log2f(x)
+#define RECIPROCAL(x) moba_reciprocal(x)
 #define FMA(a, b, c) fmaf(a, b, c)
 #define STEPS 8
 #define WIDE_QUOTIENTS false
@@ -46,6 +47,12 @@ typedef unsigned int u32;
 #define STL(b, i, x) ((b)[i] = (x))
 #define LDH(b, i) ((u32)(b)[i])
 #define STH(b, i, x) ((b)[i] = (unsigned short)(x))
+static __device__ __forceinline__ float moba_reciprocal(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 static __device__ __forceinline__ unsigned short moba_bf16(float x)
 {
     u32 u = __float_as_uint(x);

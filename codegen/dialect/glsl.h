@@ -24,6 +24,7 @@
 #define BITS_F32(x) uintBitsToFloat(x)
 #define BIT_COUNT(x) bitCount(x)
 #define FMAX(a, b) max(a, b)
+#define RECIPROCAL(x) (1.0 / (x))
 #define FMA(a, b, c) fma(a, b, c)
 #define STEPS 2
 #define WIDE_QUOTIENTS false

@@ -24,6 +24,7 @@ typedef unsigned int u32;
 #define FMAX(a, b) __builtin_fmaxf(a, b)
 #define EXP2(x) __builtin_exp2f(x)
 #define LOG2(x) __builtin_log2f(x)
+#define RECIPROCAL(x) __builtin_amdgcn_rcpf(x)
 #define FMA(a, b, c) __builtin_fmaf(a, b, c)
 typedef float f32x4 __attribute__((ext_vector_type(4)));
 #define STEPS 8

@@ -23,6 +23,7 @@ typedef uint u32;
 #define FMAX(a, b) fmax(a, b)
 #define EXP2(x) exp2(x)
 #define LOG2(x) log2(x)
+#define RECIPROCAL(x) (1.0f / (x))
 #ifdef FP_FAST_FMAF
 #define FMA(a, b, c) fma(a, b, c)
 #else

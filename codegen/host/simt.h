@@ -108,6 +108,8 @@ const char *mobai_simt_reject(const mobai_simt_program *program, const moba_prob
 const char *mobai_simt_reject_gate(const moba_problem *p, int32_t tile_m);
 const char *mobai_simt_reject_sparse(const moba_problem *p, int32_t tile_m);
 const char *mobai_simt_reject_dense(const moba_problem *p, int32_t tile_m);
+/** tile_m: TAPS of kconv_taps.kinc. */
+const char *mobai_simt_reject_kconv(const moba_problem *p, int32_t tile_m);
 
 size_t mobai_simt_scratch_index(const mobai_shape *shape);
 size_t mobai_simt_scratch_schedule(const mobai_shape *shape);

@@ -38,6 +38,11 @@ const char *mobai_simt_reject_dense(const moba_problem *p, int32_t tile_m) {
     return p->dense ? NULL : "for dense attention only";
 }
 
+const char *mobai_simt_reject_kconv(const moba_problem *p, int32_t tile_m) {
+    if (p->kconv_width > tile_m) return "it has fewer taps than kconv_width";
+    return tile_m == (p->kconv_width > 4 ? 8 : p->kconv_width) ? NULL : "there is a kernel of just kconv_width taps";
+}
+
 /* ------------------------------------------------------------------------------------------------ costs -- */
 
 /** Generated kernels use scalar units, taken as 1/16 of the matrix rate, at about a third of their peak. */
@@ -62,7 +67,7 @@ static double pairs(const moba_problem *p) {
 static double picks(const moba_problem *p) { return (double)p->max_total_q * p->n_q_heads * p->top_k; }
 
 double mobai_simt_cost_kconv(const mobai_shape *s) {
-    return 3.0 + bytes_us(s->caps, k_elements(s->problem) * width(s->problem) * (1 + s->problem->kconv_width));
+    return 3.0 + bytes_us(s->caps, k_elements(s->problem) * width(s->problem) * 2.0);
 }
 double mobai_simt_cost_centroid(const mobai_shape *s) {
     return 3.0 + bytes_us(s->caps, k_elements(s->problem) * width(s->problem));
@@ -97,5 +102,5 @@ double mobai_simt_cost_dq_sum(const mobai_shape *s) {
 }
 double mobai_simt_cost_kconv_bwd(const mobai_shape *s) {
     const moba_problem *p = s->problem;
-    return 9.0 + bytes_us(s->caps, k_elements(p) * (8.0 + width(p)) * (1.0 + p->kconv_width));
+    return 6.0 + bytes_us(s->caps, k_elements(p) * (4.0 + 2.0 * width(p)));
 }

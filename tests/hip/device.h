@@ -15,6 +15,7 @@
 #define __builtin_amdgcn_workgroup_id_y() emu_group(1)
 #define __builtin_amdgcn_workgroup_id_z() emu_group(2)
 #define __builtin_amdgcn_grid_size_x() (emu_groups_x() * LANES)
+#define __builtin_amdgcn_rcpf(x) (1.0f / (x))
 #define __builtin_amdgcn_fence(order, scope) ((void)0)
 #define __builtin_amdgcn_s_barrier() emu_barrier(0)
 #include "codegen/dialect/hip.h"

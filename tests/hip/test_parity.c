@@ -105,8 +105,10 @@ Test(hip_parity, matrix_gate) {
 
 Test(hip_parity, key_convolution) {
     static const char *const problems[] = {
-        "b1q50k50h2g2d33B16t2c,@,kconv=3",
-        "b3q20k30h2g1d16B16t2c,f32,kconv=8,lens=20+5+1/30+3+17",
+        "b1q20k20h1g1d16B16t1c,@,kconv=2",
+        "b1q50k140h2g2d33B16t2c,@,kconv=3",
+        "b3q20k30h2g1d16B16t2c,@,kconv=4,lens=20+5+1/30+3+17",
+        "b3q20k130h2g1d16B16t2c,@,kconv=7,lens=20+5+1/3+130+2;tail=3",
     };
     th_for_each(problems, COUNT(problems), check_all);
 }

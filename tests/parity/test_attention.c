@@ -98,6 +98,7 @@ Test(attention, key_convolution) {
         "b7q40k40h4g2d32B16t2c,@,kconv=5,lens=1+2+3+4+5+6+40/1+2+3+4+5+6+40",
         "b6q30k30h2g1d64B16t2c,@,kconv=8,lens=0+1+0+7+30+2/0+1+0+7+30+2;tail=6",
         "b3q20k50h2g1d64B16t3c,@,kconv=4,lens=20+5+1/50+3+17",
+        "b4q30k300h2g2d40B16t3c,@,kconv=6,lens=30+2+3+9/127+2+300+9;tail=140",
     };
     th_for_each(problems, COUNT(problems), check_both);
 }
