@@ -2,7 +2,8 @@
  *
  * Tensors of more than 2^31 elements (2^31 bytes where a device has no larger buffers): few rows, spread over strides
  * so large that every 32-bit offset overflows. Only the rows are touched, so a device with lazily committed memory
- * needs little of it. Results must be bit-identical to those of packed tensors.
+ * needs little of it. Results must be bit-identical to those of packed tensors. And keys enough for what kernels do
+ * only where they have many lanes.
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -154,4 +155,23 @@ Test(large, head_strides) {
 Test(large, batch_strides) {
     static const char *const problems[] = {"b3q40k50h2g1d64B16t3c,f16,det", "b2q33k33h4g2d64B16t1n,bf16,det,dense"};
     th_for_each(problems, COUNT(problems), check_batches);
+}
+
+static void check_gradients(const th_session *sessions, size_t n, const th_case *c) {
+    th_expected *x = th_expect(c, c->selection, true);
+    for (size_t i = 0; i < n; i++) {
+        th_result r;
+        if (th_once(&sessions[i], c, NULL, TH_ATTEND | TH_BACKWARD, c->selection, &r)) {
+            th_check_forward(&sessions[i], c, x, &r);
+            th_check_backward(&sessions[i], c, x, &r);
+        }
+        th_result_free(&r);
+    }
+    th_expected_free(x);
+}
+
+/* More than 2^24 elements: the generated convolution walks its longer runs, and sequences end inside of them. */
+Test(large, key_convolution) {
+    static const char *const problems[] = {"b2q16k40000h1g1d256B512t2c,bf16,kconv=3,lens=9+16/40000+27001;tail=70"};
+    th_for_each(problems, COUNT(problems), check_gradients);
 }
