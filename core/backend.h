@@ -83,7 +83,7 @@ typedef enum mobai_stage {
  * the row's position in its selection list: row r's pick of rank m is selection[(t * n_q_heads + h) * top_k + m].
  *
  * What each stage writes:
- *   kconv       kprime, rounded to dtype.
+ *   kconv       kprime of the slice's kv heads, rounded to dtype.
  *   centroid    centroids[g][s][head_dim], dtype; zeros in slots without keys.
  *   gate        selection for the slice's heads, every storage row; rows outside all sequences are all -1.
  *   index       index_offsets, index_rows, index_ranks of the slice's kv heads, from selection, ignoring illegal
@@ -96,7 +96,7 @@ typedef enum mobai_stage {
  *               ascending order, what keys have from ranges so far is kept in dkv_sums, and the last range that has
  *               rows of a key, or any later one, writes its dk and dv.
  *   dq_sum      dq from the partials, in rank order.
- *   kconv_bwd   dk and dkconv_weight from dkprime.
+ *   kconv_bwd   dk and dkconv_weight of the slice's kv heads from dkprime.
  * Rows without keys get o = 0, lse = -inf; storage rows past the last sequence likewise; unselected keys and
  * storage rows past the last sequence get zero gradients. cu_seqlens are read through mobai_seq_rows(), which
  * clamps, so illegal ones cannot cause an access outside the tensors.
@@ -121,7 +121,7 @@ typedef struct mobai_stage_args {
     int32_t keeps_routing;  /* selection and index are read by later runs */
     /* caller's tensors; k is kprime for every stage after kconv except kconv_bwd */
     moba_tensor q, k, v, o, dout, dq, dk, dv;
-    moba_tensor kprime; /* out of kconv */
+    moba_tensor kprime; /* out of kconv; in a backward it has memory for the slice's kv heads alone */
     moba_buffer lse, kconv_weight, dkconv_weight, cu_seqlens_q, cu_seqlens_k;
     /* intermediates, laid out by the core */
     moba_buffer centroids;     /* dtype [n_kv_heads][n_slots][head_dim] */
@@ -137,7 +137,7 @@ typedef struct mobai_stage_args {
     moba_buffer dkv_sums;   /* attend_bwd's own, none in runs of one query range: float32 [2][kv heads of the
                                slice][total_k][head_dim]. Kept from one query range to the next */
     moba_buffer delta;      /* float32 [n_q_heads][total_q] */
-    moba_buffer dkprime;    /* float32 [total_k][n_kv_heads][head_dim] */
+    moba_buffer dkprime;    /* float32 [total_k][slice_kv_heads][head_dim]: kv heads from kv_head_begin on */
     moba_buffer scratch;    /* mobai_variant.scratch_bytes, for this launch only */
     size_t scratch_bytes;
     moba_buffer kept; /* mobai_backend.kept_bytes, from the launch of the variant that has them to the end of the run */

@@ -89,14 +89,19 @@ bool mobai_layout_pass(const moba_plan *plan, mobai_pass pass, int32_t slice_kv_
     arena a = {0, false};
     mobai_layout l = {.slice_kv_heads = slice_kv_heads, .slice_queries = slice_queries};
 
-    if (p->kconv_width) l.kprime = take(&a, rows_k, kv_heads, head_dim, element);
+    if (p->kconv_width) {
+        const bool sliced = pass == MOBAI_PASS_BACKWARD;
+        l.kprime_heads = sliced ? slice_kv_heads : p->n_kv_heads;
+        size_t heads = (size_t)l.kprime_heads, room = sliced ? 2 * ((kv_heads + heads - 1) / heads) : 0;
+        l.kprime = take(&a, rows_k + room, heads, head_dim, element);
+    }
     const mobai_variant *attend = plan->chain[MOBAI_STAGE_ATTEND];
     if (pass == MOBAI_PASS_FORWARD) {
         if (!p->dense) l.centroids = take(&a, kv_heads, (size_t)plan->n_slots, head_dim, element);
         l.routing = take_routing(plan, &a, false);
     } else {
         l.delta = take(&a, (size_t)p->n_q_heads, rows_q, 1, sizeof(float));
-        if (p->kconv_width) l.dkprime = take(&a, rows_k, kv_heads, head_dim, sizeof(float));
+        if (p->kconv_width) l.dkprime = take(&a, rows_k, (size_t)slice_kv_heads, head_dim, sizeof(float));
         attend = plan->chain[MOBAI_STAGE_ATTEND_BWD];
     }
     mobai_shape shape = mobai_plan_shape(plan, slice_kv_heads, slice_queries);

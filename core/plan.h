@@ -34,7 +34,8 @@ typedef struct mobai_saved_layout {
 
 /** The workspace of one pass. */
 typedef struct mobai_layout {
-    mobai_region kprime;
+    mobai_region kprime;  /* in a backward with room for n_kv_heads more heads of one row before and after it */
+    int32_t kprime_heads; /* kv heads of kprime: all of them in the forward, those of a slice in the backward */
     mobai_region centroids;
     mobai_saved_layout routing; /* used by runs without a saved buffer; offsets are within the workspace */
     mobai_region partials, partial_ml;

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "core/convert.h"
 #include "core/geometry.h"
 #include "core/plan.h"
 #include "core/status.h"
@@ -58,7 +59,7 @@ static mobai_stage_args stage_args(const moba_plan *plan, const mobai_run *run, 
     if (p->kconv_width) {
         a.kprime.buffer = at(workspace, layout->kprime);
         a.kprime.head_stride = p->head_dim;
-        a.kprime.token_stride = (int64_t)p->n_kv_heads * p->head_dim;
+        a.kprime.token_stride = (int64_t)layout->kprime_heads * p->head_dim;
         a.kprime.batch_stride = a.seqlen_k * a.kprime.token_stride;
     }
     a.centroids = at(workspace, layout->centroids);
@@ -109,32 +110,33 @@ static moba_status launch_whole(const launcher *l, mobai_stage stage, mobai_stag
     return launch(l, stage, a, 0, a->n_kv_heads, 0, a->total_q);
 }
 
-/** Launches `stage` and then `merge` slice by slice: the slices reuse the partials. */
-static moba_status launch_sliced(const launcher *l, const mobai_layout *layout, mobai_stage stage, mobai_stage merge,
-                                 mobai_stage_args *a) {
+/** One past the last kv head of the slice that begins with kv head g. */
+static int32_t slice_end(const mobai_stage_args *a, int32_t g) {
+    return (int32_t)mobai_min64((int64_t)g + a->slice_kv_heads, a->n_kv_heads);
+}
+
+/** Launches `stage` and then `merge` for each query range of kv heads [g0, g1): the slices reuse the partials. */
+static moba_status launch_ranges(const launcher *l, mobai_stage stage, mobai_stage merge, mobai_stage_args *a,
+                                 int32_t g0, int32_t g1) {
     int64_t queries = a->slice_queries, n_ranges = mobai_max64(1, mobai_ceil_div(a->total_q, queries));
-    for (int32_t g = 0; g < a->n_kv_heads; g += layout->slice_kv_heads) {
-        int32_t g_end = (int32_t)mobai_min64((int64_t)g + layout->slice_kv_heads, a->n_kv_heads);
-        for (int64_t i = 0; i < n_ranges; i++) {
-            int64_t t = i * queries, t_end = mobai_min64(t + queries, a->total_q);
-            MOBAI_TRY(launch(l, stage, a, g, g_end, t, t_end));
-            MOBAI_TRY(launch(l, merge, a, g, g_end, t, t_end));
-        }
+    for (int64_t i = 0; i < n_ranges; i++) {
+        int64_t t = i * queries, t_end = mobai_min64(t + queries, a->total_q);
+        MOBAI_TRY(launch(l, stage, a, g0, g1, t, t_end));
+        MOBAI_TRY(launch(l, merge, a, g0, g1, t, t_end));
     }
     return MOBA_OK;
 }
 
-/** Computes k' where the plan has a key convolution; every later stage then reads it as k. */
-static moba_status launch_kconv(const launcher *l, mobai_stage_args *a) {
-    MOBAI_TRY(launch_whole(l, MOBAI_STAGE_KCONV, a));
-    if (l->plan->problem.kconv_width) a->k = a->kprime;
+/** Computes k' of kv heads [g0, g1) where the plan has a key convolution; every later stage then reads it as k. */
+static moba_status launch_kconv(const launcher *l, mobai_stage_args *a, int32_t g0, int32_t g1) {
+    MOBAI_TRY(launch(l, MOBAI_STAGE_KCONV, a, g0, g1, 0, a->total_q));
+    if (a->kconv_width) a->k = a->kprime;
     return MOBA_OK;
 }
 
 static moba_status run_forward(const launcher *l, const mobai_run *run, mobai_stage_args *a) {
-    const mobai_layout *layout = &l->plan->layout[MOBAI_PASS_FORWARD];
     const mobai_backend *backend = l->plan->context->backend;
-    MOBAI_TRY(launch_kconv(l, a));
+    MOBAI_TRY(launch_kconv(l, a, 0, a->n_kv_heads));
     if (!a->dense) {
         moba_buffer kept = a->selection;
         if (run->selection.handle) a->selection = run->selection;
@@ -149,15 +151,25 @@ static moba_status run_forward(const launcher *l, const mobai_run *run, mobai_st
         }
         MOBAI_TRY(launch_whole(l, MOBAI_STAGE_INDEX, a));
     }
-    return launch_sliced(l, layout, MOBAI_STAGE_ATTEND, MOBAI_STAGE_COMBINE, a);
+    for (int32_t g = 0; g < a->n_kv_heads; g = slice_end(a, g))
+        MOBAI_TRY(launch_ranges(l, MOBAI_STAGE_ATTEND, MOBAI_STAGE_COMBINE, a, g, slice_end(a, g)));
+    return MOBA_OK;
 }
 
 static moba_status run_backward(const launcher *l, const mobai_run *run, mobai_stage_args *a) {
-    MOBAI_TRY(launch_kconv(l, a));
+    const size_t head_bytes = (size_t)a->head_dim * mobai_dtype_bytes(l->plan->problem.dtype);
+    const size_t kprime_first = a->kprime.buffer.offset + (size_t)a->n_kv_heads * head_bytes;
     MOBAI_TRY(launch_whole(l, MOBAI_STAGE_DELTA, a));
-    MOBAI_TRY(launch_sliced(l, &l->plan->layout[MOBAI_PASS_BACKWARD], MOBAI_STAGE_ATTEND_BWD, MOBAI_STAGE_DQ_SUM, a));
-    a->k = run->in.k;
-    return launch_whole(l, MOBAI_STAGE_KCONV_BWD, a);
+    for (int32_t g = 0, end; g < a->n_kv_heads; g = end) {
+        end = slice_end(a, g);
+        /* k' has the slice's heads; the tensor begins where head 0 would be, in the room before them */
+        if (a->kconv_width) a->kprime.buffer.offset = kprime_first - (size_t)g * head_bytes;
+        MOBAI_TRY(launch_kconv(l, a, g, end));
+        MOBAI_TRY(launch_ranges(l, MOBAI_STAGE_ATTEND_BWD, MOBAI_STAGE_DQ_SUM, a, g, end));
+        a->k = run->in.k;
+        MOBAI_TRY(launch(l, MOBAI_STAGE_KCONV_BWD, a, g, end, 0, a->total_q));
+    }
+    return MOBA_OK;
 }
 
 static moba_status run_all(const moba_plan *plan, moba_stream stream, const mobai_run *run) {

@@ -23,7 +23,7 @@ static mobai_sm90_params bwd_params_of(const mobai_stage_args *a) {
     p.delta = a->delta.handle ? a->delta.handle + a->delta.offset : 0;
     p.dkprime = a->dkprime.handle ? a->dkprime.handle + a->dkprime.offset : 0;
     p.dkv_sums = a->dkv_sums.handle ? a->dkv_sums.handle + a->dkv_sums.offset : 0;
-    p.n_kv_heads = a->n_kv_heads;
+    p.slice_kv_heads = a->slice_kv_heads;
     p.head_dim = a->head_dim;
     p.n_key_tiles = cuda_key_tiles(a->block_size);
     p.row_tile = a->head_dim == 128 ? 64 : 128;

@@ -101,7 +101,7 @@ uint64_t mobai_vk_extent(const mobai_stage_args *a, size_t offset) {
         BYTES(partials, picks * head_dim * sizeof(float));
         BYTES(partial_ml, picks * 2 * sizeof(float));
         BYTES(delta, q_rows * sizeof(float));
-        BYTES(dkprime, (uint64_t)a->total_k * kv_heads * head_dim * sizeof(float));
+        BYTES(dkprime, (uint64_t)a->total_k * (uint64_t)a->slice_kv_heads * head_dim * sizeof(float));
         BYTES(dkv_sums,
               2 * (uint64_t)(a->kv_head_end - a->kv_head_begin) * (uint64_t)a->total_k * head_dim * sizeof(float));
         BYTES(scratch, a->scratch_bytes);

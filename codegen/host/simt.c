@@ -104,6 +104,6 @@ size_t mobai_simt_scratch_schedule(const mobai_shape *s) {
 
 size_t mobai_simt_scratch_kconv_bwd(const mobai_shape *s) {
     const moba_problem *p = s->problem;
-    return (size_t)mobai_ceil_div(p->max_total_k, 128) * (size_t)p->n_kv_heads * (size_t)p->head_dim *
-           (size_t)p->kconv_width * sizeof(float);
+    return (size_t)mobai_ceil_div(p->max_total_k, 128) * slice_heads(s) * (size_t)p->head_dim * (size_t)p->kconv_width *
+           sizeof(float);
 }

@@ -157,7 +157,7 @@ def tails():
 def slices():
     """The gradients whatever the workspace limit: by kv heads, and by query ranges down to the least."""
     n = 6000 if DEVICE == "cuda" else 1500
-    for hq, hk, d, block, top, kconv in ((8, 4, 128, 128, 8, 0), (8, 1, 128, 128, 8, 3), (8, 2, 64, 64, 16, 0), (6, 2, 128, 192, 5, 0)):
+    for hq, hk, d, block, top, kconv in ((8, 4, 128, 128, 8, 0), (8, 4, 64, 128, 8, 3), (8, 1, 128, 128, 8, 3), (8, 2, 64, 64, 16, 0), (6, 2, 128, 192, 5, 0)):
         q, k, v, do = data(n, n, hq, hk, d, torch.bfloat16)
         options = dict(block_size=block, top_k=top, deterministic=True)
         if kconv:

@@ -94,7 +94,7 @@ Test(runs, stages_come_in_their_order) {
     static const mobai_stage forward[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_CENTROID, MOBAI_STAGE_GATE,
                                           MOBAI_STAGE_INDEX, MOBAI_STAGE_ATTEND,   MOBAI_STAGE_COMBINE};
     static const mobai_stage attend[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_INDEX, MOBAI_STAGE_ATTEND, MOBAI_STAGE_COMBINE};
-    static const mobai_stage backward[] = {MOBAI_STAGE_KCONV, MOBAI_STAGE_DELTA, MOBAI_STAGE_ATTEND_BWD,
+    static const mobai_stage backward[] = {MOBAI_STAGE_DELTA, MOBAI_STAGE_KCONV, MOBAI_STAGE_ATTEND_BWD,
                                            MOBAI_STAGE_DQ_SUM, MOBAI_STAGE_KCONV_BWD};
     fixture x = make(3, 1);
     cr_assert_eq(moba_forward(x.plan, stream, &x.f), MOBA_OK, "%s", moba_last_error());
@@ -112,9 +112,9 @@ Test(runs, stages_read_the_convolved_keys_except_its_own_backward) {
     fixture x = make(3, 1);
     cr_assert_eq(moba_backward(x.plan, stream, &x.b), MOBA_OK, "%s", moba_last_error());
     uint64_t raw = x.f.in.k.buffer.handle;
-    cr_assert_eq(mock.launches[0].args.k.buffer.handle, raw);
-    cr_assert_eq(mock.launches[2].args.k.buffer.handle, mock.launches[0].args.kprime.buffer.handle);
-    cr_assert_eq(mock.launches[2].args.k.buffer.offset, mock.launches[0].args.kprime.buffer.offset);
+    cr_assert_eq(mock.launches[1].args.k.buffer.handle, raw);
+    cr_assert_eq(mock.launches[2].args.k.buffer.handle, mock.launches[1].args.kprime.buffer.handle);
+    cr_assert_eq(mock.launches[2].args.k.buffer.offset, mock.launches[1].args.kprime.buffer.offset);
     cr_assert_eq(mock.launches[4].args.k.buffer.handle, raw);
     drop(&x);
 }

@@ -209,6 +209,19 @@ Test(planner, limits_cut_by_heads_then_by_queries_and_the_least_is_exact) {
     moba_context_destroy(context);
 }
 
+/* Every element that a slice may address in k' (any head of any row, as a binding of the tensor would reach) lies in
+ * the region, and its own heads are all of a row's memory. */
+static void check_kprime(const moba_plan *plan, const mobai_stage_args *a) {
+    const mobai_layout *l = &plan->layout[MOBAI_PASS_BACKWARD];
+    const size_t element = plan->problem.dtype == MOBA_F32 ? 4 : 2;
+    const moba_tensor *k = &a->k;
+    cr_assert_eq(a->slice_kv_heads, l->slice_kv_heads);
+    cr_assert_eq(k->token_stride, (int64_t)l->slice_kv_heads * a->head_dim);
+    cr_assert_geq(k->buffer.offset, l->kprime.offset);
+    size_t reach = (size_t)((a->total_k - 1) * k->token_stride + a->n_kv_heads * k->head_stride) * element;
+    cr_assert_leq(k->buffer.offset + reach, l->kprime.offset + l->kprime.bytes);
+}
+
 /* One backward under `limit`; returns the number of attend_bwd launches. The query ranges of a kv head come in
  * ascending order, and dkv_sums is there exactly when there are several. */
 static int run_backward_under(moba_context *context, moba_problem p, uint64_t limit) {
@@ -233,11 +246,19 @@ static int run_backward_under(moba_context *context, moba_problem p, uint64_t li
     a.saved_bytes = f.saved_bytes;
     a.workspace = f.workspace;
     a.workspace_bytes = f.workspace_bytes;
+    if (p.kconv_width > 0)
+        cr_assert_eq(
+            moba_buffer_create(context, (size_t)(p.n_kv_heads * p.head_dim * p.kconv_width) * 4, &a.dkconv_weight),
+            MOBA_OK);
     mock.n_launches = 0;
     cr_assert_eq(moba_backward(plan, stream, &a), MOBA_OK, "%s", moba_last_error());
     check_cover(plan, MOBAI_STAGE_DELTA, p.max_total_q);
     check_cover(plan, MOBAI_STAGE_ATTEND_BWD, p.max_total_q);
     check_cover(plan, MOBAI_STAGE_DQ_SUM, p.max_total_q);
+    if (p.kconv_width > 0) {
+        check_cover(plan, MOBAI_STAGE_KCONV, p.max_total_q);
+        check_cover(plan, MOBAI_STAGE_KCONV_BWD, p.max_total_q);
+    }
     int64_t next = 0;
     for (int i = 0; i < mock.n_launches; i++) {
         const mobai_stage_args *s = &mock.launches[i].args;
@@ -245,9 +266,11 @@ static int run_backward_under(moba_context *context, moba_problem p, uint64_t li
         cr_assert_eq(s->query_begin, next, "a range begins at %lld after %lld", (long long)s->query_begin,
                      (long long)next);
         cr_assert_eq(s->dkv_sums.handle != 0, ranges);
+        if (p.kconv_width > 0) check_kprime(plan, s);
         next = s->query_end < p.max_total_q ? s->query_end : 0;
     }
     int n = count(MOBAI_STAGE_ATTEND_BWD);
+    moba_buffer_destroy(context, a.dkconv_weight);
     mock_free_args(context, &f);
     moba_plan_destroy(plan);
     return n;
@@ -303,6 +326,21 @@ Test(planner, the_backward_is_cut_by_heads_then_by_query_ranges_with_sums) {
     cr_assert_eq(least, delta + 256 * 4 * 4 * 256 + sums);
     n = run_backward_under(context, p, least);
     cr_assert_eq(n, 4 * 20, "%d slices", n);
+    moba_context_destroy(context);
+}
+
+/* k' and its gradient are sliced with the partials; both lie between the stages that write and read them. */
+Test(planner, a_sliced_backward_convolves_the_keys_of_its_slice) {
+    moba_context *context = mock_open();
+    moba_problem p = backward_problem(5000);
+    p.kconv_width = 3;
+    p.workspace_limit = MOBA_WORKSPACE_UNLIMITED;
+    size_t whole = workspace_of(context, &p), head = 5000 * (4 * 4 * 256 + 64 * 4 + 64 * 4);
+    cr_assert_eq(run_backward_under(context, p, whole), 1);
+    cr_assert_eq(run_backward_under(context, p, whole - 2 * head + 4096), 2);
+    cr_assert_eq(run_backward_under(context, p, whole - 3 * head + 4096), 4,
+                 "three heads less: only k' keeps a margin");
+    cr_assert_gt(run_backward_under(context, p, whole - 3 * head - head / 2), 4);
     moba_context_destroy(context);
 }
 

@@ -290,8 +290,7 @@ static void clear_tail(void *context, int64_t task, int32_t thread) {
     for (int64_t t = last.k.end; t < a->total_k; t++) {
         memset(mobai_cpu_row(a, &a->dv, a->seqlen_k, t, g), 0, bytes);
         if (a->kconv_width)
-            memset((float *)mobai_cpu_address(a->dkprime) + (t * a->n_kv_heads + g) * a->head_dim, 0,
-                   (size_t)a->head_dim * sizeof(float));
+            memset(mobai_cpu_dkprime_row(a, t, g), 0, (size_t)a->head_dim * sizeof(float));
         else
             memset(mobai_cpu_row(a, &a->dk, a->seqlen_k, t, g), 0, bytes);
     }

@@ -27,14 +27,12 @@ static void mobai_bwd_load_unit(const mobai_stage_args *a, const mobai_bwd_lane 
 /** Writes the unit's dK (to dkprime when a key convolution follows) and dV. */
 static void mobai_bwd_store_unit(const mobai_stage_args *a, const mobai_bwd_extent *e, const mobai_bwd_lane *lane,
                                  const mobai_bwd_unit *unit, const mobai_bwd_block *block) {
-    float *dkprime = (float *)mobai_cpu_address(a->dkprime);
     for (int64_t i = 0; i < unit->end - unit->begin; i++) {
         const int64_t t = lane->s.k.begin + unit->begin + i;
         mobai_row_store(mobai_cpu_row(a, &a->dv, a->seqlen_k, t, lane->g), block->dv + i * e->row, (moba_dtype)a->dtype,
                         a->head_dim);
         if (a->kconv_width)
-            memcpy(dkprime + (t * a->n_kv_heads + lane->g) * a->head_dim, block->dk + i * e->row,
-                   (size_t)a->head_dim * sizeof(float));
+            memcpy(mobai_cpu_dkprime_row(a, t, lane->g), block->dk + i * e->row, (size_t)a->head_dim * sizeof(float));
         else
             mobai_row_store(mobai_cpu_row(a, &a->dk, a->seqlen_k, t, lane->g), block->dk + i * e->row,
                             (moba_dtype)a->dtype, a->head_dim);

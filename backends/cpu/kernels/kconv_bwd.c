@@ -52,7 +52,6 @@ static void add_sum(kconv_bwd_state *state, float *partial, int32_t width, int32
 static void gradients(const mobai_stage_args *a, int64_t g, mobai_rows rows, int64_t begin, int64_t end,
                       kconv_bwd_state *state, float *partial) {
     const int32_t d = a->head_dim, width = a->kconv_width;
-    const float *dkprime = (const float *)mobai_cpu_address(a->dkprime);
     float z[MOBAI_CPU_MAX_HEAD_DIM];
     for (int64_t u = mobai_max64(rows.begin, begin - width + 1); u < end + width - 1; u++) {
         float *dz = state->dz[u % MOBAI_CPU_MAX_KCONV];
@@ -60,7 +59,7 @@ static void gradients(const mobai_stage_args *a, int64_t g, mobai_rows rows, int
             float *key = state->keys[u % MOBAI_CPU_MAX_KCONV];
             mobai_row_load(key, mobai_cpu_k_row(a, &a->k, u, g), (moba_dtype)a->dtype, d, d);
             if (u < begin) continue;
-            const float *gradient = dkprime + (u * a->n_kv_heads + g) * d;
+            const float *gradient = mobai_cpu_dkprime_row(a, u, g);
             mobai_cpu_kconv_sum(z, state->keys, (const float(*)[MOBAI_CPU_MAX_HEAD_DIM])state->weights, u, rows.begin,
                                 width, d);
             for (int32_t c = 0; c < d; c++) {
@@ -80,7 +79,7 @@ static void gradients(const mobai_stage_args *a, int64_t g, mobai_rows rows, int
         }
         const int64_t t = u - width + 1;
         if (t < begin) continue;
-        const float *gradient = dkprime + (t * a->n_kv_heads + g) * d;
+        const float *gradient = mobai_cpu_dkprime_row(a, t, g);
         for (int32_t c = 0; c < d; c++)
             z[c] = gradient[c];
         for (int32_t l = 0; l < width; l++) {

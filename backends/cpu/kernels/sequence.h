@@ -85,6 +85,11 @@ static inline const unsigned char *mobai_cpu_k_row(const mobai_stage_args *a, co
     return mobai_cpu_row(a, x, a->seqlen_k, row, head);
 }
 
+/** Row of dkprime for storage row `row` and kv head g of the slice. */
+static inline float *mobai_cpu_dkprime_row(const mobai_stage_args *a, int64_t row, int64_t g) {
+    return (float *)mobai_cpu_address(a->dkprime) + (row * a->slice_kv_heads + g - a->kv_head_begin) * a->head_dim;
+}
+
 /** Asks for a row that is read soon. Rows of one head lie a page or so apart, which hardware prefetchers do not follow.
  */
 static inline void mobai_cpu_prefetch_row(const mobai_stage_args *a, const unsigned char *row) {

@@ -359,8 +359,9 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
         }
         if (has_dk && p.dkprime)
             store_keys_f32<D>(dk, p.softmax_scale,
-                              (float *)p.dkprime + ((int64_t)piece.key_row * p.n_kv_heads + piece.g) * D,
-                              (int64_t)p.n_kv_heads * D, key, piece.n_keys);
+                              (float *)p.dkprime +
+                                  ((int64_t)piece.key_row * p.slice_kv_heads + piece.g - p.kv_head_begin) * D,
+                              (int64_t)p.slice_kv_heads * D, key, piece.n_keys);
         else if (has_dk)
             store_keys<BF16, D, VEC>(dk, p.softmax_scale, p.dk, piece, key);
         if (has_dv) store_keys<BF16, D, VEC>(dv, 1.0f, p.dv, piece, key);

@@ -50,8 +50,8 @@ typedef struct mobai_sm90_params {
     /* backward */
     mobai_sm90_tensor dout, dq, dk, dv;
     uint64_t delta;
-    uint64_t dkprime; /* float32, takes the place of dk; 0: none */
-    int32_t n_kv_heads, head_dim;
+    uint64_t dkprime; /* of mobai_stage_args, takes the place of dk; 0: none */
+    int32_t slice_kv_heads, head_dim;
     int32_t n_key_tiles; /* of a block: each writes a partial of dQ for every pick */
     int32_t row_tile;    /* gathered rows of a tile */
     int32_t n_workers;   /* work-groups that share the slice */
