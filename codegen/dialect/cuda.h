@@ -47,6 +47,16 @@ typedef unsigned int u32;
 #define STL(b, i, x) ((b)[i] = (x))
 #define LDH(b, i) ((u32)(b)[i])
 #define STH(b, i, x) ((b)[i] = (unsigned short)(x))
+#define LDE(b, i) LDR(b, i)
+#define ALIGNED(b) (((unsigned long long)(b) & 15) == 0)
+#define LDQ(to, b, i)                                                                         \
+    {                                                                                         \
+        uint4 words_ = *(const uint4 *)((b) + (i));                                           \
+        to[0] = words_.x;                                                                     \
+        to[1] = words_.y;                                                                     \
+        to[2] = words_.z;                                                                     \
+        to[3] = words_.w;                                                                     \
+    }
 static __device__ __forceinline__ float moba_reciprocal(float x)
 {
     float y;
@@ -80,23 +90,53 @@ static __device__ __forceinline__ float moba_f32(unsigned short h)
 #undef ST
 #undef LDR
 #undef RAW_F32
+#undef PACKED
+#undef APPEND
+#undef UNPACK
 #if DTYPE == 0
 #define T float
 #define LD(b, i) ((b)[i])
 #define LDR(b, i) __float_as_uint((b)[i])
 #define RAW_F32(x) BITS_F32(x)
+#define PACKED 1
+#define APPEND(w, x)                                                                          \
+    {                                                                                         \
+        w[0] = w[1];                                                                          \
+        w[1] = w[2];                                                                          \
+        w[2] = w[3];                                                                          \
+        w[3] = x;                                                                             \
+    }
+#define UNPACK(word, e) BITS_F32(word)
 #define ST(b, i, x) ((b)[i] = (x))
 #elif DTYPE == 1
 #define T unsigned short
 #define LD(b, i) moba_f32((b)[i])
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) moba_f32((unsigned short)(x))
+#define PACKED 2
+#define APPEND(w, x)                                                                          \
+    {                                                                                         \
+        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
+        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
+        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
+        w[3] = w[3] >> 16 | (x) << 16;                                                        \
+    }
+#define UNPACK(word, e) moba_f32((unsigned short)((e) == 0 ? (word) : (word) >> 16))
 #define ST(b, i, x) ((b)[i] = moba_f16(x))
 #else
 #define T unsigned short
 #define LD(b, i) __uint_as_float((u32)(b)[i] << 16)
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) __uint_as_float((x) << 16)
+#define PACKED 2
+#define APPEND(w, x)                                                                          \
+    {                                                                                         \
+        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
+        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
+        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
+        w[3] = w[3] >> 16 | (x) << 16;                                                        \
+    }
+#define UNPACK(word, e) __uint_as_float((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
 #define ST(b, i, x) ((b)[i] = moba_bf16(x))
 #endif
 /* ---- end of dialect ---- */

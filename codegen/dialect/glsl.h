@@ -13,7 +13,7 @@
 #define GROUP_Y int64_t(gl_WorkGroupID.y)
 #define GROUP_Z int(gl_WorkGroupID.z)
 #define GROUPS_X int64_t(gl_NumWorkGroups.x)
-#define BARRIER memoryBarrierShared(); barrier()
+#define BARRIER barrier()
 #define UNROLL [[unroll]]
 #define ROLLED [[dont_unroll]]
 #define TO_F32(x) float(x)
@@ -50,6 +50,7 @@ layout(buffer_reference, std430, buffer_reference_align = 4) buffer I32Ref_ { in
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer U32Ref_ { uint v; };
 layout(buffer_reference, std430, buffer_reference_align = 8) buffer I64Ref_ { int64_t v; };
 layout(buffer_reference, std430, buffer_reference_align = 2) buffer U16Ref_ { uint16_t v; };
+layout(buffer_reference, std430, buffer_reference_align = 16) buffer U32x4Ref_ { uvec4 v; };
 #define AT_(ref, b, i, bytes) ref((b) + uint64_t(i) * bytes).v
 #define LDF(b, i) AT_(F32Ref_, b, i, 4ul)
 #define STF(b, i, x) AT_(F32Ref_, b, i, 4ul) = (x)
@@ -176,4 +177,48 @@ float moba_log2(float x)
 /* converted at once, which this compiler likes better */
 #define LDR(b, i) floatBitsToUint(LD(b, i))
 #define RAW_F32(x) uintBitsToFloat(x)
+#if DTYPE == 0
+#define LDE(b, i) floatBitsToUint(LDF(b, i))
+#define PACKED 1
+#define APPEND(w, x)                                                                          \
+    {                                                                                         \
+        w[0] = w[1];                                                                          \
+        w[1] = w[2];                                                                          \
+        w[2] = w[3];                                                                          \
+        w[3] = x;                                                                             \
+    }
+#define UNPACK(word, e) uintBitsToFloat(word)
+#else
+#define LDE(b, i) LDH(b, i)
+#define PACKED 2
+#define APPEND(w, x)                                                                          \
+    {                                                                                         \
+        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
+        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
+        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
+        w[3] = w[3] >> 16 | (x) << 16;                                                        \
+    }
+#if DTYPE == 1
+#define UNPACK(word, e) unpackHalf2x16(word)[e]
+#else
+#define UNPACK(word, e) uintBitsToFloat((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
+#endif
+#endif
+#ifndef MOBA_BOUND
+#define ALIGNED(b) ((b & 15ul) == 0ul)
+#define LDQ(to, b, i)                                                                         \
+    {                                                                                         \
+        uvec4 words_ = AT_(U32x4Ref_, b, i, uint64_t(4 / PACKED));                            \
+        to[0] = words_.x;                                                                     \
+        to[1] = words_.y;                                                                     \
+        to[2] = words_.z;                                                                     \
+        to[3] = words_.w;                                                                     \
+    }
+#else
+#define ALIGNED(b) true
+#define LDQ(to, b, i)                                                                         \
+    {                                                                                         \
+        for (int e_ = 0; e_ < 4 * PACKED; e_++) APPEND(to, LDE(b, (i) + e_))                  \
+    }
+#endif
 /* ---- end of dialect ---- */

@@ -53,6 +53,16 @@ typedef uint u32;
 #define STL(b, i, x) ((b)[i] = (x))
 #define LDH(b, i) ((uint)(b)[i])
 #define STH(b, i, x) ((b)[i] = (ushort)(x))
+#define LDE(b, i) LDR(b, i)
+#define ALIGNED(b) (((size_t)(b) & 15) == 0)
+#define LDQ(to, b, i)                                                                         \
+    {                                                                                         \
+        uint4 words_ = *(const __global uint4 *)((b) + (i));                                  \
+        to[0] = words_.x;                                                                     \
+        to[1] = words_.y;                                                                     \
+        to[2] = words_.z;                                                                     \
+        to[3] = words_.w;                                                                     \
+    }
 ushort moba_bf16(float x)
 {
     uint u = as_uint(x);
@@ -72,18 +82,45 @@ float moba_f32(uint x)
 #define LD(b, i) ((b)[i])
 #define LDR(b, i) as_uint((b)[i])
 #define RAW_F32(x) BITS_F32(x)
+#define PACKED 1
+#define APPEND(w, x)                                                                          \
+    {                                                                                         \
+        w[0] = w[1];                                                                          \
+        w[1] = w[2];                                                                          \
+        w[2] = w[3];                                                                          \
+        w[3] = x;                                                                             \
+    }
+#define UNPACK(word, e) BITS_F32(word)
 #define ST(b, i, x) ((b)[i] = (x))
 #elif DTYPE == 1
 #define T ushort
 #define LD(b, i) vload_half(i, (const __global half *)(b))
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) moba_f32(x)
+#define PACKED 2
+#define APPEND(w, x)                                                                          \
+    {                                                                                         \
+        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
+        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
+        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
+        w[3] = w[3] >> 16 | (x) << 16;                                                        \
+    }
+#define UNPACK(word, e) moba_f32((e) == 0 ? (word) : (word) >> 16)
 #define ST(b, i, x) vstore_half_rte(x, i, (__global half *)(b))
 #else
 #define T ushort
 #define LD(b, i) as_float((uint)(b)[i] << 16)
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) as_float((x) << 16)
+#define PACKED 2
+#define APPEND(w, x)                                                                          \
+    {                                                                                         \
+        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
+        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
+        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
+        w[3] = w[3] >> 16 | (x) << 16;                                                        \
+    }
+#define UNPACK(word, e) as_float((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
 #define ST(b, i, x) ((b)[i] = moba_bf16(x))
 #endif
 /* ---- end of dialect ---- */
