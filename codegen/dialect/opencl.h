@@ -74,6 +74,8 @@ float moba_f32(uint x)
     ushort u = (ushort)x;
     return vload_half(0, (const __private half *)&u);
 }
+/* The upper half of a, then the lower half of b. Of shifts compilers make a funnel shift, which Oclgrind does not have. */
+#define HALVES(a, b) as_uint((ushort2)(as_ushort2(a).y, as_ushort2(b).x))
 #ifndef DTYPE
 #define DTYPE 0
 #endif
@@ -100,10 +102,10 @@ float moba_f32(uint x)
 #define PACKED 2
 #define APPEND(w, x)                                                                          \
     {                                                                                         \
-        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
-        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
-        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
-        w[3] = w[3] >> 16 | (x) << 16;                                                        \
+        w[0] = HALVES(w[0], w[1]);                                                            \
+        w[1] = HALVES(w[1], w[2]);                                                            \
+        w[2] = HALVES(w[2], w[3]);                                                            \
+        w[3] = HALVES(w[3], x);                                                               \
     }
 #define UNPACK(word, e) moba_f32((e) == 0 ? (word) : (word) >> 16)
 #define ST(b, i, x) vstore_half_rte(x, i, (__global half *)(b))
@@ -115,10 +117,10 @@ float moba_f32(uint x)
 #define PACKED 2
 #define APPEND(w, x)                                                                          \
     {                                                                                         \
-        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
-        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
-        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
-        w[3] = w[3] >> 16 | (x) << 16;                                                        \
+        w[0] = HALVES(w[0], w[1]);                                                            \
+        w[1] = HALVES(w[1], w[2]);                                                            \
+        w[2] = HALVES(w[2], w[3]);                                                            \
+        w[3] = HALVES(w[3], x);                                                               \
     }
 #define UNPACK(word, e) as_float((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
 #define ST(b, i, x) ((b)[i] = moba_bf16(x))
