@@ -91,7 +91,7 @@ static __device__ __forceinline__ float moba_f32(unsigned short h)
 #undef LDR
 #undef RAW_F32
 #undef PACKED
-#undef APPEND
+#undef JOIN
 #undef UNPACK
 #if DTYPE == 0
 #define T float
@@ -99,13 +99,7 @@ static __device__ __forceinline__ float moba_f32(unsigned short h)
 #define LDR(b, i) __float_as_uint((b)[i])
 #define RAW_F32(x) BITS_F32(x)
 #define PACKED 1
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[1];                                                                          \
-        w[1] = w[2];                                                                          \
-        w[2] = w[3];                                                                          \
-        w[3] = x;                                                                             \
-    }
+#define JOIN(a, b) (b)
 #define UNPACK(word, e) BITS_F32(word)
 #define ST(b, i, x) ((b)[i] = (x))
 #elif DTYPE == 1
@@ -114,13 +108,7 @@ static __device__ __forceinline__ float moba_f32(unsigned short h)
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) moba_f32((unsigned short)(x))
 #define PACKED 2
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
-        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
-        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
-        w[3] = w[3] >> 16 | (x) << 16;                                                        \
-    }
+#define JOIN(a, b) ((a) >> 16 | (b) << 16)
 #define UNPACK(word, e) moba_f32((unsigned short)((e) == 0 ? (word) : (word) >> 16))
 #define ST(b, i, x) ((b)[i] = moba_f16(x))
 #else
@@ -129,13 +117,7 @@ static __device__ __forceinline__ float moba_f32(unsigned short h)
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) __uint_as_float((x) << 16)
 #define PACKED 2
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
-        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
-        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
-        w[3] = w[3] >> 16 | (x) << 16;                                                        \
-    }
+#define JOIN(a, b) ((a) >> 16 | (b) << 16)
 #define UNPACK(word, e) __uint_as_float((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
 #define ST(b, i, x) ((b)[i] = moba_bf16(x))
 #endif

@@ -166,44 +166,29 @@ float moba_log2(float x)
 #endif
 #if DTYPE == 0
 #define LD(b, i) LDF(b, i)
+#define LDE(b, i) floatBitsToUint(LDF(b, i))
+#define PACKED 1
+#define JOIN(a, b) (b)
+#define UNPACK(word, e) uintBitsToFloat(word)
 #define ST(b, i, x) STF(b, i, x)
 #elif DTYPE == 1
 #define LD(b, i) unpackHalf2x16(LDH(b, i)).x
+#define LDE(b, i) LDH(b, i)
+#define PACKED 2
+#define JOIN(a, b) ((a) >> 16 | (b) << 16)
+#define UNPACK(word, e) unpackHalf2x16(word)[e]
 #define ST(b, i, x) STH(b, i, moba_f16(x))
 #else
 #define LD(b, i) uintBitsToFloat(LDH(b, i) << 16)
+#define LDE(b, i) LDH(b, i)
+#define PACKED 2
+#define JOIN(a, b) ((a) >> 16 | (b) << 16)
+#define UNPACK(word, e) uintBitsToFloat((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
 #define ST(b, i, x) STH(b, i, moba_bf16(x))
 #endif
 /* converted at once, which this compiler likes better */
 #define LDR(b, i) floatBitsToUint(LD(b, i))
 #define RAW_F32(x) uintBitsToFloat(x)
-#if DTYPE == 0
-#define LDE(b, i) floatBitsToUint(LDF(b, i))
-#define PACKED 1
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[1];                                                                          \
-        w[1] = w[2];                                                                          \
-        w[2] = w[3];                                                                          \
-        w[3] = x;                                                                             \
-    }
-#define UNPACK(word, e) uintBitsToFloat(word)
-#else
-#define LDE(b, i) LDH(b, i)
-#define PACKED 2
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
-        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
-        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
-        w[3] = w[3] >> 16 | (x) << 16;                                                        \
-    }
-#if DTYPE == 1
-#define UNPACK(word, e) unpackHalf2x16(word)[e]
-#else
-#define UNPACK(word, e) uintBitsToFloat((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
-#endif
-#endif
 #ifndef MOBA_BOUND
 #define ALIGNED(b) ((b & 15ul) == 0ul)
 #define LDQ(to, b, i)                                                                         \
@@ -218,7 +203,9 @@ float moba_log2(float x)
 #define ALIGNED(b) true
 #define LDQ(to, b, i)                                                                         \
     {                                                                                         \
-        for (int e_ = 0; e_ < 4 * PACKED; e_++) APPEND(to, LDE(b, (i) + e_))                  \
+        UNROLL                                                                                \
+        for (int w_ = 0; w_ < 4; w_++)                                                        \
+            to[w_] = JOIN(LDE(b, (i) + w_ * PACKED) << 16, LDE(b, (i) + (w_ + 1) * PACKED - 1)); \
     }
 #endif
 /* ---- end of dialect ---- */

@@ -86,7 +86,7 @@ static __device__ inline float moba_f32(unsigned short h) { return (float)__buil
 #undef LDR
 #undef RAW_F32
 #undef PACKED
-#undef APPEND
+#undef JOIN
 #undef UNPACK
 #if DTYPE == 0
 #define T float
@@ -94,13 +94,7 @@ static __device__ inline float moba_f32(unsigned short h) { return (float)__buil
 #define LDR(b, i) BITS_U32((b)[i])
 #define RAW_F32(x) BITS_F32(x)
 #define PACKED 1
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[1];                                                                          \
-        w[1] = w[2];                                                                          \
-        w[2] = w[3];                                                                          \
-        w[3] = x;                                                                             \
-    }
+#define JOIN(a, b) (b)
 #define UNPACK(word, e) BITS_F32(word)
 #define ST(b, i, x) ((b)[i] = (x))
 #elif DTYPE == 1
@@ -109,13 +103,7 @@ static __device__ inline float moba_f32(unsigned short h) { return (float)__buil
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) moba_f32((unsigned short)(x))
 #define PACKED 2
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
-        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
-        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
-        w[3] = w[3] >> 16 | (x) << 16;                                                        \
-    }
+#define JOIN(a, b) ((a) >> 16 | (b) << 16)
 #define UNPACK(word, e) moba_f32((unsigned short)((e) == 0 ? (word) : (word) >> 16))
 #define ST(b, i, x) ((b)[i] = moba_f16(x))
 #else
@@ -124,13 +112,7 @@ static __device__ inline float moba_f32(unsigned short h) { return (float)__buil
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) BITS_F32((x) << 16)
 #define PACKED 2
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[0] >> 16 | w[1] << 16;                                                       \
-        w[1] = w[1] >> 16 | w[2] << 16;                                                       \
-        w[2] = w[2] >> 16 | w[3] << 16;                                                       \
-        w[3] = w[3] >> 16 | (x) << 16;                                                        \
-    }
+#define JOIN(a, b) ((a) >> 16 | (b) << 16)
 #define UNPACK(word, e) BITS_F32((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
 #define ST(b, i, x) ((b)[i] = moba_bf16(x))
 #endif

@@ -85,13 +85,7 @@ float moba_f32(uint x)
 #define LDR(b, i) as_uint((b)[i])
 #define RAW_F32(x) BITS_F32(x)
 #define PACKED 1
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = w[1];                                                                          \
-        w[1] = w[2];                                                                          \
-        w[2] = w[3];                                                                          \
-        w[3] = x;                                                                             \
-    }
+#define JOIN(a, b) (b)
 #define UNPACK(word, e) BITS_F32(word)
 #define ST(b, i, x) ((b)[i] = (x))
 #elif DTYPE == 1
@@ -100,13 +94,7 @@ float moba_f32(uint x)
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) moba_f32(x)
 #define PACKED 2
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = HALVES(w[0], w[1]);                                                            \
-        w[1] = HALVES(w[1], w[2]);                                                            \
-        w[2] = HALVES(w[2], w[3]);                                                            \
-        w[3] = HALVES(w[3], x);                                                               \
-    }
+#define JOIN(a, b) HALVES(a, b)
 #define UNPACK(word, e) moba_f32((e) == 0 ? (word) : (word) >> 16)
 #define ST(b, i, x) vstore_half_rte(x, i, (__global half *)(b))
 #else
@@ -115,13 +103,7 @@ float moba_f32(uint x)
 #define LDR(b, i) ((u32)(b)[i])
 #define RAW_F32(x) as_float((x) << 16)
 #define PACKED 2
-#define APPEND(w, x)                                                                          \
-    {                                                                                         \
-        w[0] = HALVES(w[0], w[1]);                                                            \
-        w[1] = HALVES(w[1], w[2]);                                                            \
-        w[2] = HALVES(w[2], w[3]);                                                            \
-        w[3] = HALVES(w[3], x);                                                               \
-    }
+#define JOIN(a, b) HALVES(a, b)
 #define UNPACK(word, e) as_float((e) == 0 ? (word) << 16 : (word) & 0xffff0000u)
 #define ST(b, i, x) ((b)[i] = moba_bf16(x))
 #endif
