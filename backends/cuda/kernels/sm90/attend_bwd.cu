@@ -358,9 +358,7 @@ static __device__ __forceinline__ void compute(const mobai_sm90_params &p, bwd_s
             }
         }
         if (has_dk && p.dkprime)
-            store_keys_f32<D>(dk, p.softmax_scale,
-                              (float *)p.dkprime +
-                                  ((int64_t)piece.key_row * p.slice_kv_heads + piece.g - p.kv_head_begin) * D,
+            store_keys_f32<D>(dk, p.softmax_scale, bwd_dkprime(p, piece.g, piece.key_row, D),
                               (int64_t)p.slice_kv_heads * D, key, piece.n_keys);
         else if (has_dk)
             store_keys<BF16, D, VEC>(dk, p.softmax_scale, p.dk, piece, key);

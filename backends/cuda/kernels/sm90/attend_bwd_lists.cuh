@@ -156,8 +156,7 @@ static __device__ __forceinline__ void store_eight(const mobai_sm90_params &p, b
             v[i] *= p.softmax_scale;
     }
     if (is_dk && p.dkprime) {
-        const int64_t key = (int64_t)key_row * p.slice_kv_heads + g - p.kv_head_begin;
-        float4 *to = (float4 *)((float *)p.dkprime + key * p.head_dim + column);
+        float4 *to = (float4 *)(bwd_dkprime(p, g, key_row, p.head_dim) + column);
         to[0] = make_float4(v[0], v[1], v[2], v[3]);
         to[1] = make_float4(v[4], v[5], v[6], v[7]);
         return;

@@ -22,6 +22,11 @@ static __device__ __forceinline__ float *bwd_sums(const mobai_sm90_params &p, in
     return (float *)p.dkv_sums + (head * p.total_k + key_row) * p.head_dim;
 }
 
+/** One key's row of dkprime. */
+static __device__ __forceinline__ float *bwd_dkprime(const mobai_sm90_params &p, int g, int key_row, int head_dim) {
+    return (float *)p.dkprime + ((int64_t)key_row * p.slice_kv_heads + g - p.kv_head_begin) * head_dim;
+}
+
 /** d (+)= A B with both MN-major in shared memory. */
 #define MOBAI_WGMMA_SS_MN(N, TYPE, TEXT, ACC, A, B, P)                                                                 \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #P ", 0;\n"                                                      \
