@@ -191,6 +191,20 @@ void th_check_backward(const th_session *s, const th_case *c, const th_expected 
         check_tensor(s, c, "dw", r->dw, x->dw, th_w_elements(c), x->plain_dw, slack_dk * largest(c->k, nk), tolerance);
 }
 
+void th_check_both(const th_session *sessions, size_t n, const th_case *c) {
+    th_expected *x = th_expect(c, c->selection, true);
+    for (size_t i = 0; i < n; i++) {
+        th_result r;
+        unsigned forward = c->shape.dense ? TH_FORWARD : TH_ATTEND;
+        if (th_once(&sessions[i], c, NULL, forward | TH_BACKWARD, c->selection, &r)) {
+            th_check_forward(&sessions[i], c, x, &r);
+            th_check_backward(&sessions[i], c, x, &r);
+        }
+        th_result_free(&r);
+    }
+    th_expected_free(x);
+}
+
 bool th_check_same(const th_session *s, const th_case *c, const char *what, const double *a, const double *b,
                    int64_t n) {
     for (int64_t i = 0; i < n; i++)

@@ -200,6 +200,9 @@ void th_expected_free(th_expected *x);
 
 void th_check_forward(const th_session *s, const th_case *c, const th_expected *x, const th_result *r);
 void th_check_backward(const th_session *s, const th_case *c, const th_expected *x, const th_result *r);
+
+/** Runs and checks the forward and the backward over the reference's own selection, or dense, in each session. */
+void th_check_both(const th_session *sessions, size_t n, const th_case *c);
 /** Structure of every row, and regret; `identity`: equal to the reference's choice too. */
 void th_check_gate(const th_session *s, const th_case *c, const int32_t *selection, bool identity);
 /** The block index in `saved` is exactly the inversion of the selection in it. */

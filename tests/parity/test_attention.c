@@ -11,21 +11,6 @@
 
 #define COUNT(x) (sizeof(x) / sizeof *(x))
 
-/* Forward and backward over the reference's own selection, or dense. */
-static void check_both(const th_session *sessions, size_t n, const th_case *c) {
-    th_expected *x = th_expect(c, c->selection, true);
-    for (size_t i = 0; i < n; i++) {
-        th_result r;
-        unsigned forward = c->shape.dense ? TH_FORWARD : TH_ATTEND;
-        if (th_once(&sessions[i], c, NULL, forward | TH_BACKWARD, c->selection, &r)) {
-            th_check_forward(&sessions[i], c, x, &r);
-            th_check_backward(&sessions[i], c, x, &r);
-        }
-        th_result_free(&r);
-    }
-    th_expected_free(x);
-}
-
 Test(attention, shapes) {
     static const char *const problems[] = {
         "b1q1k1h1g1d1B16t1c,@",
@@ -51,7 +36,7 @@ Test(attention, shapes) {
         "b1q100k100h2g1d64B32t2c,@;scale=0.5",
         "b2q100k100h2g1d48B16t3c,@,det",
     };
-    th_for_each(problems, COUNT(problems), check_both);
+    th_for_each(problems, COUNT(problems), th_check_both);
 }
 
 Test(attention, sequences_of_many_lengths) {
@@ -66,7 +51,7 @@ Test(attention, sequences_of_many_lengths) {
         "b2q60k60h2g1d32B16t2c,@;cu",
         "b3q50k100h4g2d64B32t3c,@,dense,lens=50+0+21/100+4+0;tail=3",
     };
-    th_for_each(problems, COUNT(problems), check_both);
+    th_for_each(problems, COUNT(problems), th_check_both);
 }
 
 Test(attention, strides) {
@@ -77,7 +62,7 @@ Test(attention, strides) {
         "b2q70k90h4g2d33B32t2c,@,kconv=3;layout=sliced", "b2q70k90h4g2d128B32t2n,@,dense;layout=sliced",
         "b2q70k90h4g2d128B32t2c,@,dense;layout=bhsd",    "b2q70k90h4g2d64B32t2c,@,kconv=4;layout=bhsd",
     };
-    th_for_each(problems, COUNT(problems), check_both);
+    th_for_each(problems, COUNT(problems), th_check_both);
 }
 
 Test(attention, dense_mode) {
@@ -86,7 +71,7 @@ Test(attention, dense_mode) {
         "b1q100k40h2g2d32B16t1c,@,dense",        "b1q1k300h4g4d64B16t1c,@,dense",    "b1q77k77h2g1d256B16t1c,@,dense",
         "b1q90k90h2g1d64B16t1c,@,dense,kconv=3", "b1q90k90h2g1d5B16t1c,@,dense,det",
     };
-    th_for_each(problems, COUNT(problems), check_both);
+    th_for_each(problems, COUNT(problems), th_check_both);
 }
 
 Test(attention, key_convolution) {
@@ -100,7 +85,7 @@ Test(attention, key_convolution) {
         "b3q20k50h2g1d64B16t3c,@,kconv=4,lens=20+5+1/50+3+17",
         "b4q30k300h2g2d40B16t3c,@,kconv=6,lens=30+2+3+9/127+2+300+9;tail=140",
     };
-    th_for_each(problems, COUNT(problems), check_both);
+    th_for_each(problems, COUNT(problems), th_check_both);
 }
 
 /* Every shape that is tuned (spec.md section 8), forward and backward. */
@@ -111,10 +96,10 @@ Test(attention, tuned_shapes) {
         "b1q100k1700h1g1d64B512t3c,@",  "b1q100k1700h4g1d128B512t3c,@", "b1q100k2500h1g1d64B64t32c,@",
         "b1q100k2500h1g1d128B64t32c,@",
     };
-    th_for_each(problems, COUNT(problems), check_both);
+    th_for_each(problems, COUNT(problems), th_check_both);
 }
 
-/* Runs check_both over problems made by a printf format with one number. */
+/* Runs th_check_both over problems made by a printf format with one number. */
 static void check_numbers(const char *format, const int *numbers, size_t n) {
     const char **problems = th_allocate(n, sizeof *problems);
     for (size_t i = 0; i < n; i++) {
@@ -127,7 +112,7 @@ static void check_numbers(const char *format, const int *numbers, size_t n) {
         }
         problems[i] = text;
     }
-    th_for_each(problems, n, check_both);
+    th_for_each(problems, n, th_check_both);
     for (size_t i = 0; i < n; i++)
         free((void *)(uintptr_t)problems[i]);
     free(problems);

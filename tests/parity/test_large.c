@@ -157,21 +157,8 @@ Test(large, batch_strides) {
     th_for_each(problems, COUNT(problems), check_batches);
 }
 
-static void check_gradients(const th_session *sessions, size_t n, const th_case *c) {
-    th_expected *x = th_expect(c, c->selection, true);
-    for (size_t i = 0; i < n; i++) {
-        th_result r;
-        if (th_once(&sessions[i], c, NULL, TH_ATTEND | TH_BACKWARD, c->selection, &r)) {
-            th_check_forward(&sessions[i], c, x, &r);
-            th_check_backward(&sessions[i], c, x, &r);
-        }
-        th_result_free(&r);
-    }
-    th_expected_free(x);
-}
-
 /* More than 2^24 elements: the generated convolution walks its longer runs, and sequences end inside of them. */
 Test(large, key_convolution) {
     static const char *const problems[] = {"b2q16k40000h1g1d256B512t2c,bf16,kconv=3,lens=9+16/40000+27001;tail=70"};
-    th_for_each(problems, COUNT(problems), check_gradients);
+    th_for_each(problems, COUNT(problems), th_check_both);
 }

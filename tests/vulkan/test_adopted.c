@@ -37,14 +37,7 @@ static void check_device(bool bda) {
     th_session session = session_of(context);
     for (int i = 0; i < N_PROBLEMS; i++) {
         th_case *c = th_case_new(problems[i], th_seed());
-        th_expected *x = th_expect(c, c->selection, true);
-        th_result r;
-        if (th_once(&session, c, NULL, (c->shape.dense ? TH_FORWARD : TH_ATTEND) | TH_BACKWARD, c->selection, &r)) {
-            th_check_forward(&session, c, x, &r);
-            th_check_backward(&session, c, x, &r);
-        }
-        th_result_free(&r);
-        th_expected_free(x);
+        th_check_both(&session, 1, c);
         th_case_free(c);
     }
     moba_context_destroy(context);
